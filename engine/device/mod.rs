@@ -1,0 +1,654 @@
+//! What every device does: a set of coarse, fused operations over ragged batches on preallocated buffers.
+//!
+//! A model family is written once against [`Device`] and never knows which device it runs on; a device never knows what a
+//! request is. The contract:
+//!
+//! * **Planned at start.** Buffers, weights, pools and tables are created before the first request (the *planning*
+//!   methods); after that no operation allocates device memory.
+//! * **Operations only enqueue.** Nothing but [`Device::read_beams`] waits. The CPU device happens to run an operation
+//!   before it returns; callers may not rely on that.
+//! * **No operation argument varies by request.** Lengths, block tables, beam widths and bans live in device-resident
+//!   descriptors ([`SlotState`], [`TokenBatch`], [`Cohort`]), written by the `write_*` methods. Arguments are handles,
+//!   layer numbers, levels and steps, so that the sequence of calls for a lane and step can be captured once and replayed.
+//! * **Batch invariance.** A row's result depends on the row's own inputs only: not on its neighbours, the chunking, or the
+//!   number of threads. Reductions run in an order fixed by the row's own shape.
+//!
+//! KV has three segments. *History* and *prefix* (a decoder's BOS and instruction tokens) are paged, read through a slot's
+//! block table, and shared by all beams of the request. Each beam's *own* tokens sit in a dense slab `[step, row]` that is
+//! reached through an ancestor table: reordering beams copies no KV.
+
+pub mod cpu;
+
+use std::sync::Arc;
+
+use crate::catalog::Catalog;
+use crate::export::TensorView;
+
+/// Element type of a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Dtype {
+    /// 32-bit float: residual stream, norms, logits, scores.
+    F32,
+    /// bfloat16: GEMM inputs and KV when the device computes in bf16.
+    Bf16,
+}
+
+impl Dtype {
+    /// Bytes of one element.
+    pub fn bytes(self) -> usize {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::Bf16 => 2,
+        }
+    }
+
+    /// `f32` or `bf16`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Dtype::F32 => "f32",
+            Dtype::Bf16 => "bf16",
+        }
+    }
+}
+
+/// Why a device could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// Planning asked for more memory than there is.
+    #[error("device memory: {what} needs {bytes} bytes: {reason}")]
+    OutOfMemory {
+        /// Which allocation.
+        what: String,
+        /// How much.
+        bytes: usize,
+        /// What the allocator said.
+        reason: String,
+    },
+    /// A weight has a shape that the operation cannot use.
+    #[error("weight {name}: {reason}")]
+    BadWeight {
+        /// Tensor name in the export.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The requested device or instruction set is not there.
+    #[error("{0}")]
+    Unavailable(String),
+    /// A launch or copy failed; the requests of the batch fail with it.
+    #[error("device operation {op} failed: {reason}")]
+    Failed {
+        /// Operation.
+        op: &'static str,
+        /// What the driver said.
+        reason: String,
+    },
+}
+
+/// What a device is, for replies, logs and cache keys.
+#[derive(Clone, Debug)]
+pub struct DeviceFacts {
+    /// e.g. `cpu/avx512bf16`.
+    pub name: String,
+    /// Type of GEMM inputs and KV.
+    pub compute: Dtype,
+    /// Worker threads (1 for devices that have none).
+    pub threads: usize,
+}
+
+/// A column range of a planned buffer: `rows x cols`, row-major, rows `stride` elements apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tensor {
+    /// Device's buffer number.
+    pub buffer: u32,
+    /// Rows that fit.
+    pub rows: usize,
+    /// First column of this view within the buffer's rows.
+    pub first_col: usize,
+    /// Columns of this view.
+    pub cols: usize,
+    /// Elements between rows.
+    pub stride: usize,
+    /// Element type.
+    pub dtype: Dtype,
+}
+
+impl Tensor {
+    /// The view of `cols` columns from `first`.
+    ///
+    /// # Panics
+    /// If the range leaves the view: a bug in a model file, found at start-up.
+    pub fn columns(self, first: usize, cols: usize) -> Tensor {
+        assert!(first + cols <= self.cols, "columns {first}+{cols} of {} asked for", self.cols);
+        Tensor { first_col: self.first_col + first, cols, ..self }
+    }
+}
+
+macro_rules! handles {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub struct $name(pub u32);
+    )*};
+}
+
+handles! {
+    /// A packed `[out, in]` weight matrix.
+    Linear;
+    /// An f32 vector of weights (norm scales).
+    Vector;
+    /// An embedding table `[vocabulary, hidden]`, read row by row.
+    Embedding;
+    /// The output head: a packed `[vocabulary, hidden]` matrix, grouped by level, and its token lists.
+    Head;
+    /// Relative attention bias by clipped distance, per head.
+    RelativeBias;
+    /// RoPE cosines and sines by position.
+    Rope;
+    /// KV pages of one segment kind, all layers.
+    KvPool;
+    /// Own-token KV of one cohort lane: `[layer, step, row]`.
+    OwnSlab;
+    /// A catalogue's trie on the device.
+    TrieId;
+    /// A lane for token batches; operations name it, [`Device::write_tokens`] fills it.
+    TokenLane;
+    /// A lane for cohorts; operations name it, [`Device::write_cohort`] fills it.
+    CohortLane;
+}
+
+/// Which live rows an operation covers. The device reads the count from the lane's descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Rows {
+    /// Every token of a token batch.
+    Tokens(TokenLane),
+    /// One row a span of the batch that has `last` set, in span order (compact: row i belongs to the i-th such span).
+    Last(TokenLane),
+    /// One row a request of the cohort, in request order.
+    Requests(CohortLane),
+    /// Every live beam of the cohort. Request r's beams are rows `first_row[r] .. first_row[r] + live[r]`; rows between
+    /// `live[r]` and its beam width are dead and hold no meaning (but are finite).
+    Beams(CohortLane),
+}
+
+/// Which paged KV of a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Segment {
+    /// The prompt (decoder-only) or the encoder's output as cross-attention KV.
+    History,
+    /// The decoder's own prefix: BOS and instructions.
+    Prefix,
+}
+
+/// A sequence slot's device-resident state. Written when a request gets its pages and whenever its lengths change.
+#[derive(Clone, Debug, Default)]
+pub struct SlotState {
+    /// Valid history tokens (after the batch being launched is done).
+    pub history_len: u32,
+    /// Pages of the history pool, in order.
+    pub history_pages: Vec<u32>,
+    /// Valid prefix tokens.
+    pub prefix_len: u32,
+    /// Pages of the prefix pool, in order.
+    pub prefix_pages: Vec<u32>,
+}
+
+/// Consecutive rows of a token batch that belong to one slot.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    /// Sequence slot.
+    pub slot: u32,
+    /// First row in the batch.
+    pub first_row: u32,
+    /// Rows; at least 1.
+    pub rows: u32,
+    /// Position of the first row in its segment: row i of the span is token `first_position + i`.
+    pub first_position: u32,
+    /// The span holds the last token of its prompt: its last row's hidden state starts the search.
+    pub last: bool,
+}
+
+/// A ragged batch of tokens: a prefill chunk, whole encoder inputs, or decoder prefixes.
+#[derive(Clone, Debug, Default)]
+pub struct TokenBatch {
+    /// Token id of each row.
+    pub tokens: Vec<u32>,
+    /// Spans in row order; they cover all rows without gaps.
+    pub spans: Vec<Span>,
+}
+
+/// One request of a cohort.
+#[derive(Clone, Debug, Default)]
+pub struct CohortRequest {
+    /// Sequence slot.
+    pub slot: u32,
+    /// Beam width, at least 1.
+    pub beams: u32,
+    /// First of its `beams` rows in the cohort's row space.
+    pub first_row: u32,
+    /// For each level, the sorted node ids that must not be expanded: every leaf below them is banned.
+    pub banned_nodes: Vec<Vec<u32>>,
+}
+
+/// Requests searched together. `write_cohort` also resets the lane's beam state: each request starts with one live beam at
+/// the trie's root with score 0.
+#[derive(Clone, Debug, Default)]
+pub struct Cohort {
+    /// In row order.
+    pub requests: Vec<CohortRequest>,
+}
+
+/// A finished beam.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Beam {
+    /// Leaf of the trie (node id at the last level).
+    pub leaf: u32,
+    /// Sum of log-probabilities, before any length penalty.
+    pub score: f32,
+}
+
+/// Rows of one or more weight matrices, stacked: `[sum of rows, in]`.
+#[derive(Clone, Debug)]
+pub struct LinearSource {
+    /// Stacked in this order (e.g. q, k, v). All have the same number of columns.
+    pub parts: Vec<TensorView>,
+    /// True when the two parts are a gate and an up projection of equal shape, to be used with [`Epilogue::Gate`].
+    pub gated: bool,
+}
+
+/// The output head.
+#[derive(Clone, Debug)]
+pub struct HeadSource {
+    /// `[vocabulary, hidden]`.
+    pub matrix: TensorView,
+    /// For each level, the token id of each code.
+    pub level_tokens: Vec<Vec<u32>>,
+    /// Whether the whole vocabulary is ever needed (`full_then_mask` or a scored end token).
+    pub whole_vocabulary: bool,
+}
+
+/// Activation functions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// max(x, 0)
+    Relu,
+    /// 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), HF's `gelu_new`.
+    GeluTanh,
+    /// 0.5 x (1 + erf(x / sqrt 2)), HF's `gelu`.
+    GeluErf,
+    /// x * sigmoid(x)
+    Silu,
+}
+
+/// What a linear operation does with its products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Epilogue {
+    /// out = x W^T
+    Store,
+    /// out += x W^T; `out` is the f32 residual stream.
+    Residual,
+    /// out = act(x W^T)
+    Activate(Activation),
+    /// out = act(x G^T) * (x U^T) for a `gated` weight [G; U]; `out` has half its rows as columns.
+    Gate(Activation),
+}
+
+/// Shape of a paged KV pool.
+#[derive(Clone, Copy, Debug)]
+pub struct KvShape {
+    /// Layers.
+    pub layers: usize,
+    /// Key/value heads.
+    pub kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Pages in the pool.
+    pub pages: usize,
+    /// Tokens in a page.
+    pub page_tokens: usize,
+}
+
+/// Shape of an own-token slab.
+#[derive(Clone, Copy, Debug)]
+pub struct OwnShape {
+    /// Layers.
+    pub layers: usize,
+    /// Key/value heads.
+    pub kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Generated tokens that are ever fed back.
+    pub steps: usize,
+    /// Beam rows.
+    pub rows: usize,
+}
+
+/// Attention bias by distance.
+#[derive(Clone, Debug)]
+pub struct RelativeBiasSource {
+    /// Heads.
+    pub heads: usize,
+    /// Distances beyond this use the entry of this distance.
+    pub max_distance: usize,
+    /// `[heads, 2 * max_distance + 1]`; column `max_distance + (key - query)`, clipped.
+    pub by_distance: Vec<f32>,
+}
+
+/// RoPE by position: the "rotate half" form of Hugging Face's Llama and Qwen.
+#[derive(Clone, Debug)]
+pub struct RopeSource {
+    /// Positions.
+    pub positions: usize,
+    /// `[positions, head_dim / 2]` cosines.
+    pub cos: Vec<f32>,
+    /// `[positions, head_dim / 2]` sines.
+    pub sin: Vec<f32>,
+}
+
+/// Arguments of [`Device::norm`].
+#[derive(Clone, Copy, Debug)]
+pub struct NormArgs {
+    /// Rows covered.
+    pub rows: Rows,
+    /// f32 `[rows, n]`.
+    pub x: Tensor,
+    /// `[n]`.
+    pub weight: Vector,
+    /// Added to the mean square.
+    pub eps: f32,
+    /// `[rows, n]`, f32 or the compute type.
+    pub out: Tensor,
+}
+
+/// Arguments of [`Device::linear`].
+#[derive(Clone, Copy, Debug)]
+pub struct LinearArgs {
+    /// Rows covered.
+    pub rows: Rows,
+    /// `[rows, in]` in the compute type.
+    pub x: Tensor,
+    /// `[out, in]`.
+    pub weight: Linear,
+    /// `[rows, out]` (half of it for `Gate`), f32 or the compute type.
+    pub out: Tensor,
+    /// What happens to the products.
+    pub epilogue: Epilogue,
+}
+
+/// Where [`Device::write_kv`] puts keys and values.
+#[derive(Clone, Copy, Debug)]
+pub enum KvTarget {
+    /// The slot's pages of `segment`, at the row's position. Rows must be `Tokens`.
+    Pages {
+        /// Pool of that segment.
+        pool: KvPool,
+        /// Which block table.
+        segment: Segment,
+        /// Layer of the pool.
+        layer: usize,
+    },
+    /// The cohort's own slab at `[layer, step, row]`. Rows must be `Beams`.
+    Own {
+        /// The cohort's slab.
+        slab: OwnSlab,
+        /// Layer of the slab.
+        layer: usize,
+        /// Which generated token: 0 for the first.
+        step: usize,
+    },
+}
+
+/// Per-head RMS norm of queries and keys.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadNorm {
+    /// `[head_dim]` for queries.
+    pub query: Vector,
+    /// `[head_dim]` for keys.
+    pub key: Vector,
+    /// Added to the mean square.
+    pub eps: f32,
+}
+
+/// Arguments of [`Device::write_kv`].
+#[derive(Clone, Copy, Debug)]
+pub struct WriteKvArgs {
+    /// `Tokens` or `Beams`.
+    pub rows: Rows,
+    /// f32 `[rows, heads * head_dim]`, normed, rotated and multiplied by `query_scale` into `query_out`; `None` when only
+    /// K and V are written (cross-attention).
+    pub query: Option<Tensor>,
+    /// f32 `[rows, kv_heads * head_dim]`.
+    pub key: Tensor,
+    /// f32 `[rows, kv_heads * head_dim]`.
+    pub value: Tensor,
+    /// `[rows, heads * head_dim]` in the compute type; present exactly when `query` is.
+    pub query_out: Option<Tensor>,
+    /// Multiplied into queries after norm and rotation (the attention scale; 1 for T5).
+    pub query_scale: f32,
+    /// Applied before rotation.
+    pub head_norm: Option<HeadNorm>,
+    /// Rotation by position: a token row's position in its span, or `history_len + prefix_len + step` of a beam.
+    pub rope: Option<Rope>,
+    /// Destination.
+    pub target: KvTarget,
+}
+
+/// Which keys a query row may see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mask {
+    /// Keys at positions up to the row's own.
+    Causal,
+    /// Every valid key of the segment.
+    Full,
+}
+
+/// Arguments of [`Device::history_attention`].
+#[derive(Clone, Copy, Debug)]
+pub struct HistoryAttentionArgs {
+    /// `Tokens` or `Last`.
+    pub rows: Rows,
+    /// `[rows, heads * head_dim]` in the compute type, already scaled.
+    pub query: Tensor,
+    /// Pool of the segment.
+    pub pool: KvPool,
+    /// Which block table.
+    pub segment: Segment,
+    /// Layer of the pool.
+    pub layer: usize,
+    /// Visibility. `Causal` compares the row's position in its span with the key's position.
+    pub mask: Mask,
+    /// Added to the scores by distance (key position - query position).
+    pub bias: Option<RelativeBias>,
+    /// `[rows, heads * head_dim]` in the compute type.
+    pub out: Tensor,
+}
+
+/// Arguments of [`Device::beam_attention`].
+#[derive(Clone, Copy, Debug)]
+pub struct BeamAttentionArgs {
+    /// The cohort; rows are its live beams.
+    pub lane: CohortLane,
+    /// `[rows, heads * head_dim]` in the compute type, already scaled.
+    pub query: Tensor,
+    /// Keys shared by all beams of a request, if any.
+    pub shared: Option<SharedKeys>,
+    /// The beam's own tokens, if they are attended to: steps `0 ..= step` through the ancestor table.
+    pub own: Option<OwnKeys>,
+    /// Added to the scores by distance; the query stands at `shared length + step` (own tokens follow the shared segment).
+    pub bias: Option<RelativeBias>,
+    /// `[rows, heads * head_dim]` in the compute type.
+    pub out: Tensor,
+}
+
+/// A shared paged segment of a beam attention.
+#[derive(Clone, Copy, Debug)]
+pub struct SharedKeys {
+    /// Pool of the segment.
+    pub pool: KvPool,
+    /// Which block table.
+    pub segment: Segment,
+    /// Layer of the pool.
+    pub layer: usize,
+}
+
+/// The own-token part of a beam attention.
+#[derive(Clone, Copy, Debug)]
+pub struct OwnKeys {
+    /// The cohort's slab.
+    pub slab: OwnSlab,
+    /// Layer of the slab.
+    pub layer: usize,
+    /// The step whose token is being decoded; its own KV is already in the slab.
+    pub step: usize,
+}
+
+/// What a head computes logits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// The codes of a level.
+    Level(usize),
+    /// One given token (a scored end token).
+    Token(u32),
+}
+
+/// Which entries the log-normaliser runs over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Normalizer {
+    /// The whole vocabulary (`full_then_mask`).
+    Vocabulary,
+    /// The codes of the level (`level_norm`).
+    Level,
+}
+
+/// Arguments of [`Device::head`].
+#[derive(Clone, Copy, Debug)]
+pub struct HeadArgs {
+    /// `Requests` at level 0, else `Beams`. (For `Last` hand-off at level 0, request order equals span order.)
+    pub rows: Rows,
+    /// `[rows, hidden]` in the compute type, final norm applied.
+    pub x: Tensor,
+    /// The head.
+    pub head: Head,
+    /// Which logits.
+    pub target: Target,
+    /// Which log-sum-exp.
+    pub normalizer: Normalizer,
+    /// f32 `[rows, codes of the level]` or `[rows, 1]` (in a wider buffer: column 0 onward).
+    pub logits: Tensor,
+    /// f32 `[rows, 1]`: log-sum-exp in f32.
+    pub lognorm: Tensor,
+}
+
+/// Arguments of [`Device::expand_select`].
+///
+/// Candidates are all legal children (in the trie, not banned) of all live beams, each with score = beam's score +
+/// (logit - lognorm). The best `beams` of each request are kept by (score descending, parent rank ascending, code
+/// ascending), exactly as brute force would. The beam state then holds the children: node, score, next token, parent; the
+/// ancestor table follows. A request whose trie runs out keeps fewer than `beams`.
+#[derive(Clone, Copy, Debug)]
+pub struct ExpandArgs {
+    /// The cohort.
+    pub lane: CohortLane,
+    /// The trie.
+    pub trie: TrieId,
+    /// Gives the token of each code.
+    pub head: Head,
+    /// Level being chosen, from 0. At level 0 logits rows are request rows and every request has its one root beam.
+    pub level: usize,
+    /// From [`Device::head`].
+    pub logits: Tensor,
+    /// From [`Device::head`].
+    pub lognorm: Tensor,
+}
+
+/// Arguments of [`Device::force_token`]: every live beam takes `token` next. With `scored`, its log-probability is added and
+/// the beams of a request are re-ordered by (score descending, parent rank ascending).
+#[derive(Clone, Copy, Debug)]
+pub struct ForceArgs {
+    /// The cohort.
+    pub lane: CohortLane,
+    /// The token.
+    pub token: u32,
+    /// Step index that this token takes (number of tokens chosen before it).
+    pub step: usize,
+    /// Logits `[rows, 1]` and log-normaliser of the token.
+    pub scored: Option<(Tensor, Tensor)>,
+}
+
+/// The operation set. See the module's documentation for what every method may assume and must keep.
+pub trait Device: Send {
+    /// What this device is.
+    fn facts(&self) -> &DeviceFacts;
+
+    // -- Planning: start-up only ------------------------------------------------------------------------------------
+
+    /// A zeroed `[rows, cols]` buffer.
+    fn buffer(&mut self, rows: usize, cols: usize, dtype: Dtype) -> Result<Tensor, DeviceError>;
+    /// Packs a weight matrix in the compute type.
+    fn linear_weight(&mut self, source: &LinearSource) -> Result<Linear, DeviceError>;
+    /// An f32 vector; `scale` is multiplied in.
+    fn vector(&mut self, values: &TensorView, scale: f32) -> Result<Vector, DeviceError>;
+    /// An embedding table; stays mapped where the device can read it there.
+    fn embedding(&mut self, matrix: &TensorView) -> Result<Embedding, DeviceError>;
+    /// The output head.
+    fn head_weight(&mut self, source: &HeadSource) -> Result<Head, DeviceError>;
+    /// A relative attention bias.
+    fn relative_bias(&mut self, source: &RelativeBiasSource) -> Result<RelativeBias, DeviceError>;
+    /// RoPE tables.
+    fn rope(&mut self, source: &RopeSource) -> Result<Rope, DeviceError>;
+    /// A paged KV pool. The in-page layout is the device's own.
+    fn kv_pool(&mut self, shape: KvShape) -> Result<KvPool, DeviceError>;
+    /// An own-token slab.
+    fn own_slab(&mut self, shape: OwnShape) -> Result<OwnSlab, DeviceError>;
+    /// A catalogue's trie.
+    fn trie(&mut self, catalog: &Arc<Catalog>) -> Result<TrieId, DeviceError>;
+    /// `slots` sequence slots.
+    fn plan_slots(&mut self, slots: usize) -> Result<(), DeviceError>;
+    /// A lane for token batches of at most `rows` rows.
+    fn token_lane(&mut self, rows: usize) -> Result<TokenLane, DeviceError>;
+    /// A lane for cohorts of at most `rows` beam rows and `steps` generated tokens.
+    fn cohort_lane(&mut self, rows: usize, steps: usize) -> Result<CohortLane, DeviceError>;
+    /// Bytes planned so far: (weights, KV, everything else).
+    fn planned_bytes(&self) -> (usize, usize, usize);
+
+    // -- Descriptors --------------------------------------------------------------------------------------------------
+
+    /// Writes a slot's lengths and block tables.
+    fn write_slot(&mut self, slot: u32, state: &SlotState) -> Result<(), DeviceError>;
+    /// Fills a token lane.
+    fn write_tokens(&mut self, lane: TokenLane, batch: &TokenBatch) -> Result<(), DeviceError>;
+    /// Fills a cohort lane and resets its beam state.
+    fn write_cohort(&mut self, lane: CohortLane, cohort: &Cohort) -> Result<(), DeviceError>;
+
+    // -- Operations ---------------------------------------------------------------------------------------------------
+
+    /// `out[row] = table[token of row]`, f32. Rows: `Tokens` (the batch's tokens) or `Beams` (each beam's newest token).
+    fn embed(&mut self, rows: Rows, table: Embedding, out: Tensor) -> Result<(), DeviceError>;
+    /// RMS norm: `out = x * rsqrt(mean(x^2) + eps) * weight`.
+    fn norm(&mut self, args: &NormArgs) -> Result<(), DeviceError>;
+    /// Matrix product with a packed weight.
+    fn linear(&mut self, args: &LinearArgs) -> Result<(), DeviceError>;
+    /// Norms, rotates and scales queries and keys and writes K and V where attention will read them.
+    fn write_kv(&mut self, args: &WriteKvArgs) -> Result<(), DeviceError>;
+    /// Attention of token rows over a paged segment.
+    fn history_attention(&mut self, args: &HistoryAttentionArgs) -> Result<(), DeviceError>;
+    /// Attention of beam rows over a shared segment (read once for all beams) and their own tokens.
+    fn beam_attention(&mut self, args: &BeamAttentionArgs) -> Result<(), DeviceError>;
+    /// Copies the rows `Last(lane)` of `from` to rows 0.. of `to` (same columns and type).
+    fn gather_last(&mut self, lane: TokenLane, from: Tensor, to: Tensor) -> Result<(), DeviceError>;
+    /// Copies row i of `from` (rows `Last(lane)`, compact) to row `slot of span i` of `to`.
+    fn store_slots(&mut self, lane: TokenLane, from: Tensor, to: Tensor) -> Result<(), DeviceError>;
+    /// Copies row `slot of request r` of `from` to row r of `to`.
+    fn load_slots(&mut self, lane: CohortLane, from: Tensor, to: Tensor) -> Result<(), DeviceError>;
+    /// Logits of a level's codes (or of one token) and the log-normaliser.
+    fn head(&mut self, args: &HeadArgs) -> Result<(), DeviceError>;
+    /// One step of trie-constrained beam search.
+    fn expand_select(&mut self, args: &ExpandArgs) -> Result<(), DeviceError>;
+    /// Appends a forced token to every beam.
+    fn force_token(&mut self, args: &ForceArgs) -> Result<(), DeviceError>;
+
+    // -- The one wait -------------------------------------------------------------------------------------------------
+
+    /// Waits for the cohort and returns each request's beams, best first.
+    fn read_beams(&mut self, lane: CohortLane) -> Result<Vec<Vec<Beam>>, DeviceError>;
+}

@@ -1,0 +1,3 @@
+//! The `sidereal` binary.
+
+fn main() {}

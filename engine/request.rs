@@ -1,0 +1,240 @@
+//! What a caller asks and what the engine answers: plain data, shared by the wire codec, the scheduler and the command
+//! line. Nothing here knows a socket or a tensor.
+
+use std::time::Duration;
+
+/// Items named the way the caller's system names them. One request speaks one kind throughout.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ItemRefs {
+    /// Numeric item ids.
+    Ids(Vec<u64>),
+    /// The catalogue's string keys.
+    Keys(Vec<String>),
+}
+
+impl ItemRefs {
+    /// How many items are named.
+    pub fn len(&self) -> usize {
+        match self {
+            ItemRefs::Ids(ids) => ids.len(),
+            ItemRefs::Keys(keys) => keys.len(),
+        }
+    }
+
+    /// True when no item is named.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What the model reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum History {
+    /// The complete prompt, as token ids.
+    Tokens(Vec<u32>),
+    /// Items, oldest first; they go through the manifest's prompt template.
+    Items(ItemRefs),
+}
+
+/// One RECOMMEND.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Chosen by the caller, echoed in the reply.
+    pub id: u64,
+    /// What the model reads.
+    pub history: History,
+    /// Beam width, at least 1.
+    pub beams: u32,
+    /// How many semantic IDs to return, at most `beams`.
+    pub top: u32,
+    /// At most this many items of each semantic ID, in weight order; `None` = all allowed ones.
+    pub max_items_per_sid: Option<u32>,
+    /// Items that must not be recommended.
+    pub deny: ItemRefs,
+    /// Also deny every item of the history.
+    pub deny_history: bool,
+    /// Unknown items in the history are an error instead of being skipped and counted.
+    pub strict: bool,
+    /// Return each item's string key and title where the catalogue has them.
+    pub with_text: bool,
+    /// Time left until the answer is worthless, measured from arrival; `None` = the server's default.
+    pub deadline: Option<Duration>,
+    /// Whose history this is: a hint for caches, never a key.
+    pub user: Option<String>,
+    /// Candidate pool to recommend from.
+    pub view: Option<String>,
+    /// Scenario bundle to apply.
+    pub scenario: Option<u32>,
+}
+
+impl Request {
+    /// A request with every optional part absent.
+    pub fn new(id: u64, history: History, beams: u32, top: u32) -> Request {
+        Request {
+            id,
+            history,
+            beams,
+            top,
+            max_items_per_sid: None,
+            deny: ItemRefs::Ids(Vec::new()),
+            deny_history: false,
+            strict: false,
+            with_text: false,
+            deadline: None,
+            user: None,
+            view: None,
+            scenario: None,
+        }
+    }
+}
+
+/// An item of a reply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// Numeric id.
+    pub id: u64,
+    /// String key, when asked for and present.
+    pub key: Option<String>,
+    /// Title, when asked for and present.
+    pub title: Option<String>,
+}
+
+/// One semantic ID of a reply.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ranked {
+    /// Code of each level.
+    pub sid: Vec<u16>,
+    /// Sum over levels of log-probabilities (see `score` in the manifest), then divided by length^penalty if set.
+    pub score: f32,
+    /// Its allowed items, heaviest first.
+    pub items: Vec<Item>,
+}
+
+/// Where the time of a request went, in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StageTimings {
+    /// Items to tokens, bans to trie nodes.
+    pub resolve_us: u32,
+    /// Waiting for prefill to start, after resolve.
+    pub queue_us: u32,
+    /// From the first prefill chunk to the last.
+    pub prefill_us: u32,
+    /// From the end of prefill to the last selection, waiting included.
+    pub search_us: u32,
+    /// Semantic IDs to items.
+    pub expand_us: u32,
+    /// From arrival to the reply being handed back.
+    pub total_us: u32,
+}
+
+/// What computed an answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Provenance {
+    /// `name@version` of the export.
+    pub model: String,
+    /// Version of the catalogue.
+    pub catalog: String,
+    /// Device and instruction set, e.g. `cpu/avx512bf16`.
+    pub device: String,
+    /// `f32` or `bf16`.
+    pub dtype: String,
+}
+
+/// A successful answer. `id`, `results`, `unknown_items` and `prompt_tokens` are the *result section*: they do not depend
+/// on what else was in the batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recommendation {
+    /// The request's id.
+    pub id: u64,
+    /// Best first.
+    pub results: Vec<Ranked>,
+    /// Items of the history that the catalogue does not know.
+    pub unknown_items: u32,
+    /// Tokens that the model read.
+    pub prompt_tokens: u32,
+    /// What computed it.
+    pub provenance: Provenance,
+    /// Where the time went.
+    pub timings: StageTimings,
+}
+
+/// Why a request was not answered. The numbers are the wire codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u16)]
+pub enum RefusalKind {
+    /// The request contradicts itself or a limit that will never be met.
+    BadRequest = 1,
+    /// `strict` and an item is unknown.
+    UnknownItem = 2,
+    /// The prompt is longer than the model or the limits allow.
+    TooLong = 3,
+    /// The queue is full.
+    Overloaded = 4,
+    /// The deadline passed or cannot be met.
+    Deadline = 5,
+    /// The caller cancelled it.
+    Cancelled = 6,
+    /// The server is draining.
+    ShuttingDown = 7,
+    /// The device failed while computing it.
+    DeviceFailed = 8,
+    /// A part of the protocol that this export or version does not offer.
+    Unsupported = 9,
+}
+
+impl RefusalKind {
+    /// Every kind, in wire order.
+    pub const ALL: [RefusalKind; 9] = [
+        RefusalKind::BadRequest,
+        RefusalKind::UnknownItem,
+        RefusalKind::TooLong,
+        RefusalKind::Overloaded,
+        RefusalKind::Deadline,
+        RefusalKind::Cancelled,
+        RefusalKind::ShuttingDown,
+        RefusalKind::DeviceFailed,
+        RefusalKind::Unsupported,
+    ];
+
+    /// The name that logs, metrics and JSON use.
+    pub fn name(self) -> &'static str {
+        match self {
+            RefusalKind::BadRequest => "BAD_REQUEST",
+            RefusalKind::UnknownItem => "UNKNOWN_ITEM",
+            RefusalKind::TooLong => "TOO_LONG",
+            RefusalKind::Overloaded => "OVERLOADED",
+            RefusalKind::Deadline => "DEADLINE",
+            RefusalKind::Cancelled => "CANCELLED",
+            RefusalKind::ShuttingDown => "SHUTTING_DOWN",
+            RefusalKind::DeviceFailed => "DEVICE_FAILED",
+            RefusalKind::Unsupported => "UNSUPPORTED",
+        }
+    }
+}
+
+/// A named refusal: what stopped the request, with the number that broke it in the message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Category.
+    pub kind: RefusalKind,
+    /// What, where, and what to do.
+    pub message: String,
+}
+
+impl Refusal {
+    /// A refusal of `kind` saying `message`.
+    pub fn new(kind: RefusalKind, message: impl Into<String>) -> Refusal {
+        Refusal { kind, message: message.into() }
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.kind.name(), self.message)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// Exactly one of these answers every request.
+pub type Answer = Result<Recommendation, Refusal>;

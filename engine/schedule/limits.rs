@@ -1,0 +1,86 @@
+//! Every bound of the engine in one struct. Memory is planned from it at start; going over a bound is an answer to the
+//! caller, never growth.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Bounds of one engine. All counts are at least 1.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Limits {
+    /// Requests waiting or running; one more is refused `OVERLOADED`.
+    pub max_requests: usize,
+    /// Requests that hold KV pages at the same time.
+    pub max_sequences: usize,
+    /// Prompt tokens of a request.
+    pub max_prompt_tokens: usize,
+    /// Beam width of a request.
+    pub max_beams: usize,
+    /// Tokens of one prefill batch; also the chunk size of causal prefill.
+    pub max_prefill_tokens: usize,
+    /// Beam rows of one cohort (the sum of its requests' beam widths).
+    pub max_cohort_rows: usize,
+    /// Cohorts searched in an interleaved manner.
+    pub max_cohorts: usize,
+    /// Tokens in a decoder prefix (BOS and instructions).
+    pub max_decoder_prefix: usize,
+    /// Items that one request may deny, its history included.
+    pub max_denied_items: usize,
+    /// Tokens in a KV page.
+    pub page_tokens: usize,
+    /// KV pages for histories; `None` = enough for `max_sequences` prompts of a quarter of the longest length, and at
+    /// least one of the longest.
+    pub history_pages: Option<usize>,
+    /// Deadline of a request that names none.
+    pub default_deadline: Duration,
+    /// Longest deadline that a request may ask for.
+    pub max_deadline: Duration,
+    /// Bytes of one frame's payload.
+    pub max_frame_bytes: usize,
+    /// Open connections.
+    pub max_connections: usize,
+    /// Requests in flight on one connection.
+    pub max_in_flight_per_connection: usize,
+    /// A connection with nothing in flight and nothing arriving is closed after this long.
+    pub idle_timeout: Duration,
+    /// A partly received frame, or a reply that the peer does not read, closes the connection after this long.
+    pub stall_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            max_requests: 1024,
+            max_sequences: 64,
+            max_prompt_tokens: 8192,
+            max_beams: 1024,
+            max_prefill_tokens: 2048,
+            max_cohort_rows: 1024,
+            max_cohorts: 2,
+            max_decoder_prefix: 16,
+            max_denied_items: 20_000,
+            page_tokens: 64,
+            history_pages: None,
+            default_deadline: Duration::from_secs(10),
+            max_deadline: Duration::from_secs(600),
+            max_frame_bytes: 4 << 20,
+            max_connections: 1024,
+            max_in_flight_per_connection: 1024,
+            idle_timeout: Duration::from_secs(600),
+            stall_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Limits {
+    /// KV pages that hold `tokens`.
+    pub fn pages_for(&self, tokens: usize) -> usize {
+        tokens.div_ceil(self.page_tokens)
+    }
+
+    /// Pages of the history pool.
+    pub fn history_pages(&self) -> usize {
+        let longest = self.pages_for(self.max_prompt_tokens);
+        self.history_pages.unwrap_or((longest * self.max_sequences).div_ceil(4)).max(longest)
+    }
+}

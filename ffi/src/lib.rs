@@ -1,0 +1,9 @@
+//! The unsafe edge of the engine: what cannot be said in safe Rust about files and signals.
+//!
+//! Everything here has a safe interface. `unsafe` for SIMD and device code lives in `engine/device`.
+
+mod map;
+mod sigbus;
+
+pub use map::{MapError, MappedFile};
+pub use sigbus::install_sigbus_handler;
