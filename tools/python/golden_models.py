@@ -1,0 +1,285 @@
+"""The golden exports: what each one covers, its seeded weights, its catalogue, its files.
+
+An export here is data: one `Spec`. Weights are drawn with NumPy's Philox, one stream a tensor keyed by (export, tensor), at
+scales at which logits have a standard deviation of about 3 and attention is peaked, so that lists depend on the prompt and
+ties are rare. Nothing is trained.
+
+`config.json` comes in the two forms that exist in the wild. "v5" is what transformers 5.x writes today (taken from the
+config class itself); "v4" is what 4.x wrote (spelled out below), with `tie_word_embeddings` meaning what it meant there.
+"""
+import csv
+import dataclasses
+import hashlib
+import json
+import os
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from transformers import Qwen3Config, T5Config
+
+DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclasses.dataclass
+class Spec:
+    name: str
+    covers: str
+    family: str                      # "t5" | "qwen3"
+    config: dict                     # keys of the HF config that differ from the base below
+    form: str                        # "v4" | "v5"
+    codes: list                      # codes of each level
+    vocab: int
+    cases: list                      # (prompt tokens, beams)
+    sids: int = 400                  # distinct SIDs in the catalogue
+    items_per_sid: int = 1           # the most items that share one SID
+    single_child: tuple = ()         # levels at which every node has exactly one child
+    first: int = 3                   # first SID token id
+    permuted: bool = False           # token `list`s, shuffled across levels, instead of `first`
+    lm_head: bool = False            # the file holds lm_head.weight, different from the input table
+    dtype: str = "f32"
+    shards: int = 1
+    manifest: dict = dataclasses.field(default_factory=dict)
+    extra: tuple = ()                # tensors that real files also hold and a loader must ignore
+
+    def rng(self, *key):
+        digest = hashlib.sha256("/".join(map(str, (self.name,) + key)).encode()).digest()
+        return np.random.Generator(np.random.Philox(int.from_bytes(digest[:8], "little")))
+
+
+T5_BASE = dict(d_model=32, d_kv=8, d_ff=64, num_heads=4, num_layers=2, num_decoder_layers=2, dropout_rate=0.1,
+               relative_attention_num_buckets=32, relative_attention_max_distance=128, layer_norm_epsilon=1e-6,
+               feed_forward_proj="relu", initializer_factor=1.0, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1)
+QWEN3_BASE = dict(hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+                  head_dim=16, hidden_act="silu", max_position_embeddings=4096, rms_norm_eps=1e-6, attention_bias=False,
+                  attention_dropout=0.0, initializer_range=0.02)
+
+WIDE = [(1, 1), (1, 32), (2, 4), (7, 32), (63, 32), (64, 4), (65, 128), (128, 1), (300, 32), (600, 128)]
+NARROW = [(1, 4), (7, 32), (65, 32), (128, 128), (300, 4)]
+FEW = [(1, 32), (64, 4), (129, 32)]
+
+SPECS = [
+    Spec("t5-relu", "T5 v1.0: relu, tied and scaled, heads x d_kv == d_model; contiguous tokens; several items a SID; padded vocabulary",
+         "t5", {"tie_word_embeddings": True}, "v5", [64, 64, 64], 200, WIDE, items_per_sid=4,
+         manifest={"prompt": {"prefix": [], "item": {"prefix": [], "suffix": []}, "suffix": [1], "max_items": 512}}),
+    Spec("t5-gated", "T5 v1.1 as 4.x wrote it: gated-gelu (gelu_new), lm_head, not scaled, heads x d_kv != d_model, encoder deeper than "
+         "decoder; 4 levels, token lists permuted across levels; tied copies and an unused cross-attention bias in the file",
+         "t5", {"feed_forward_proj": "gated-gelu", "d_kv": 12, "num_layers": 3, "d_ff": 40, "tie_word_embeddings": False}, "v4",
+         [16, 24, 8, 16], 80, WIDE, permuted=True, lm_head=True, extra=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight",
+         "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight")),
+    Spec("t5-tied-default", "4.x config without the key tie_word_embeddings (t5-small's own form): tied and scaled",
+         "t5", {"num_layers": 1, "num_decoder_layers": 1}, "v4", [16, 16, 16], 64, FEW, sids=200),
+    Spec("t5-tied-unscaled", "scale_decoder_outputs false without lm_head: tied, not scaled (what 5.x trains when told tie_word_embeddings=False); "
+         "decoder deeper than encoder; f16 weights", "t5", {"num_layers": 1, "num_decoder_layers": 3, "tie_word_embeddings": False}, "v5",
+         [32, 32, 32], 112, NARROW, dtype="f16", permuted=True),
+    Spec("t5-untied-scaled", "lm_head in the file while scale_decoder_outputs is true: untied, scaled; length_penalty 0.5",
+         "t5", {"num_layers": 1, "num_decoder_layers": 1, "tie_word_embeddings": True}, "v5", [16, 16, 16], 64, FEW, sids=200, lm_head=True,
+         manifest={"length_penalty": 0.5}),
+    Spec("t5-untied-unscaled", "a v1.1 model re-saved by 5.x: tie_word_embeddings true, scale_decoder_outputs false, lm_head: untied, not scaled; "
+         "gated-silu", "t5", {"num_layers": 1, "num_decoder_layers": 1, "feed_forward_proj": "gated-silu", "tie_word_embeddings": False}, "v5",
+         [16, 16, 16], 64, FEW, sids=200, lm_head=True),
+    Spec("t5-end-scored", "scored end token (EOS after the SID), length_penalty 0; layer_norm_epsilon 0.01",
+         "t5", {"layer_norm_epsilon": 0.01, "tie_word_embeddings": True}, "v5", [32, 32, 32], 104, NARROW,
+         manifest={"end": {"tokens": [1], "scored": True}}),
+    Spec("t5-end-penalty", "two scored end tokens, length_penalty 1: score = sum / (levels + 2)", "t5",
+         {"num_layers": 1, "num_decoder_layers": 2, "tie_word_embeddings": True}, "v5", [16, 16, 16], 64, NARROW,
+         manifest={"end": {"tokens": [2, 1], "scored": True}, "length_penalty": 1.0}),
+    Spec("t5-end-unscored", "unscored end token and length_penalty 1: score = sum / levels; decoder prefix of three tokens", "t5",
+         {"num_layers": 1, "num_decoder_layers": 1, "tie_word_embeddings": True}, "v5", [16, 16, 16], 64, NARROW,
+         manifest={"end": {"tokens": [1], "scored": False}, "length_penalty": 1.0, "decoder_prefix": [0, 60, 61]}),
+    Spec("t5-level-norm", "level_norm, gated-gelu, permuted tokens; 16 relative buckets up to distance 64", "t5",
+         {"relative_attention_num_buckets": 16, "relative_attention_max_distance": 64, "num_layers": 1, "num_decoder_layers": 2,
+          "feed_forward_proj": "gated-gelu", "tie_word_embeddings": True}, "v5", [24, 16, 32], 80, NARROW, permuted=True,
+         manifest={"score": "level_norm"}),
+    Spec("t5-small-catalog", "fewer SIDs than beams, two levels, a level of single children; SIDs shared by many items", "t5",
+         {"num_layers": 1, "num_decoder_layers": 1, "tie_word_embeddings": True}, "v5", [16, 16], 40, [(1, 1), (2, 4), (7, 32), (64, 128)],
+         sids=5, items_per_sid=9, single_child=(1,)),
+    Spec("qwen3-gqa", "Qwen3 with 4 query and 2 KV heads, heads x head_dim != hidden, tied; rope_parameters (5.x); several items a SID",
+         "qwen3", {"tie_word_embeddings": True, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}, "v5",
+         [64, 64, 64], 200, WIDE, items_per_sid=3,
+         manifest={"prompt": {"prefix": [1], "item": {"prefix": [], "suffix": []}, "suffix": [2], "max_items": 512}}),
+    Spec("qwen3-untied", "Qwen3 with lm_head, one KV head a query head; rope_theta at top level (4.x), sliding_window present but unused; bf16, "
+         "three shards; unscored end token; single-child level", "qwen3",
+         {"hidden_size": 32, "num_key_value_heads": 4, "head_dim": 8, "intermediate_size": 96, "rope_theta": 1000000.0,
+          "tie_word_embeddings": False}, "v4", [48, 48, 48], 160, WIDE, lm_head=True, dtype="bf16", shards=3, permuted=True,
+         single_child=(2,), manifest={"end": {"tokens": [2], "scored": False}}),
+    Spec("qwen3-level-norm", "level_norm over 8 levels, one KV head for all query heads, tied; rms_norm_eps 0.01", "qwen3",
+         {"rms_norm_eps": 0.01, "hidden_size": 32, "num_key_value_heads": 1, "intermediate_size": 48, "tie_word_embeddings": True,
+          "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0}}, "v5", [6, 4, 8, 4, 6, 4, 8, 4], 48, NARROW,
+         manifest={"score": "level_norm"}),
+]
+
+
+def manifest(spec):
+    free = np.arange(spec.first, spec.first + sum(spec.codes))
+    if spec.permuted:
+        free = spec.rng("tokens").permutation(free)
+    levels, at = [], 0
+    for codes in spec.codes:
+        mine = [int(t) for t in free[at:at + codes]]
+        levels.append({"codes": codes, "tokens": {"list": mine} if spec.permuted else {"first": mine[0]}})
+        at += codes
+    out = {"sidereal": 1, "name": spec.name, "version": "golden.1", "sid": {"levels": levels}}
+    if spec.family == "t5":
+        out["decoder_prefix"] = [0]
+    return out | {"score": "full_then_mask", "length_penalty": 0.0} | spec.manifest
+
+
+def catalogue(spec):
+    """-> [(item id, sid)]; codes are drawn unevenly, so that branching is skewed, and some codes are never used."""
+    rng, sids = spec.rng("catalogue"), {}
+    only = {}
+    while len(sids) < spec.sids:
+        sid = ()
+        for level, codes in enumerate(spec.codes):
+            code = int(codes * rng.random() ** 1.5)
+            sid += (only.setdefault(sid, code) if level in spec.single_child else code,)
+        sids[sid] = None
+    rows, item = [], 1000
+    for sid in sids:
+        for _ in range(1 + int(rng.integers(spec.items_per_sid))):
+            item += int(rng.integers(1, 50))
+            rows.append((item, sid))
+    rows[-1] = (2**63 + 25, rows[-1][1])  # item ids are u64: this one fits neither i64 nor f64
+    return [rows[i] for i in rng.permutation(len(rows))]
+
+
+def config_json(spec):
+    """-> the dict written as config.json"""
+    base = T5_BASE if spec.family == "t5" else QWEN3_BASE
+    keys = base | {"vocab_size": spec.vocab} | spec.config
+    arch = {"t5": "T5ForConditionalGeneration", "qwen3": "Qwen3ForCausalLM"}[spec.family]
+    torch_dtype = str(DTYPES[spec.dtype]).removeprefix("torch.")
+    if spec.form == "v5":
+        config = (T5Config if spec.family == "t5" else Qwen3Config)(**keys, architectures=[arch], dtype=torch_dtype)
+        return json.loads(config.to_json_string())
+    if spec.family == "t5":
+        keys |= {"is_encoder_decoder": True, "n_positions": 512, "output_past": True}
+    else:
+        keys |= {"bos_token_id": 1, "eos_token_id": 2, "rope_scaling": None, "sliding_window": 4, "use_sliding_window": False,
+                 "max_window_layers": 1}
+    return {"architectures": [arch], "model_type": spec.family, "torch_dtype": torch_dtype, "transformers_version": "4.51.0",
+            "use_cache": True} | keys
+
+
+def t5_shapes(spec):
+    c = T5_BASE | spec.config
+    d, inner, ff, gated = c["d_model"], c["num_heads"] * c["d_kv"], c["d_ff"], c["feed_forward_proj"].startswith("gated")
+    # Input table small and final norm large: the residual stream then forgets the last token's own embedding.
+    yield "shared.weight", (spec.vocab, d), 0.6
+    for stack, depth in (("encoder", c["num_layers"]), ("decoder", c["num_decoder_layers"])):
+        yield f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight", (c["relative_attention_num_buckets"], c["num_heads"]), 1.0
+        for i in range(depth):
+            for sub, kind in enumerate(("SelfAttention",) if stack == "encoder" else ("SelfAttention", "EncDecAttention")):
+                p = f"{stack}.block.{i}.layer.{sub}"
+                yield f"{p}.layer_norm.weight", (d,), "norm"
+                yield f"{p}.{kind}.q.weight", (inner, d), 2.5 * (d * c["d_kv"]) ** -0.5
+                yield f"{p}.{kind}.k.weight", (inner, d), d ** -0.5
+                yield f"{p}.{kind}.v.weight", (inner, d), d ** -0.5
+                yield f"{p}.{kind}.o.weight", (d, inner), 2.5 * inner ** -0.5
+            p = f"{stack}.block.{i}.layer.{1 if stack == 'encoder' else 2}"
+            yield f"{p}.layer_norm.weight", (d,), "norm"
+            for wi in ("wi_0", "wi_1") if gated else ("wi",):
+                yield f"{p}.DenseReluDense.{wi}.weight", (ff, d), d ** -0.5
+            yield f"{p}.DenseReluDense.wo.weight", (d, ff), ff ** -0.5
+        yield f"{stack}.final_layer_norm.weight", (d,), "norm" if stack == "encoder" else "head"
+    if spec.lm_head:
+        yield "lm_head.weight", (spec.vocab, d), 0.6
+    for name in spec.extra:
+        yield name, None, None
+
+
+def qwen3_shapes(spec):
+    c = QWEN3_BASE | spec.config
+    d, ff, hd = c["hidden_size"], c["intermediate_size"], c["head_dim"]
+    q, kv = c["num_attention_heads"] * hd, c["num_key_value_heads"] * hd
+    yield "model.embed_tokens.weight", (spec.vocab, d), 0.6
+    for i in range(c["num_hidden_layers"]):
+        p = f"model.layers.{i}"
+        yield f"{p}.input_layernorm.weight", (d,), "norm"
+        for name, shape in (("q_proj", (q, d)), ("k_proj", (kv, d)), ("v_proj", (kv, d))):
+            yield f"{p}.self_attn.{name}.weight", shape, d ** -0.5
+        yield f"{p}.self_attn.o_proj.weight", (d, q), 1.5 * q ** -0.5
+        yield f"{p}.self_attn.q_norm.weight", (hd,), "sharp"
+        yield f"{p}.self_attn.k_norm.weight", (hd,), "sharp"
+        yield f"{p}.post_attention_layernorm.weight", (d,), "norm"
+        yield f"{p}.mlp.gate_proj.weight", (ff, d), d ** -0.5
+        yield f"{p}.mlp.up_proj.weight", (ff, d), d ** -0.5
+        yield f"{p}.mlp.down_proj.weight", (d, ff), ff ** -0.5
+    yield "model.norm.weight", (d,), "head"
+    if spec.lm_head:
+        yield "lm_head.weight", (spec.vocab, d), 0.6
+
+
+def weights(spec, scaled):
+    """-> {tensor name: tensor}. `scaled`: the engine multiplies by d_model^-0.5 before the head."""
+    d = (T5_BASE | QWEN3_BASE | spec.config)["d_model" if spec.family == "t5" else "hidden_size"]
+    means = {"norm": 1.0, "sharp": 1.6, "head": 3.0 / 0.6 if scaled else 3.0 / (0.6 * d ** 0.5)}
+    out = {}
+    for name, shape, scale in (t5_shapes if spec.family == "t5" else qwen3_shapes)(spec):
+        if shape is None:
+            if name.endswith("embed_tokens.weight"):
+                out[name] = out["shared.weight"].clone()
+                continue
+            shape, scale = (32, T5_BASE["num_heads"]), 5.0
+        noise = spec.rng("weights", name).standard_normal(shape, dtype=np.float32)
+        values = noise * np.float32(scale) if scale not in means else np.float32(means[scale]) * (1 + np.float32(0.2) * noise)
+        out[name] = torch.from_numpy(values.astype(np.float32)).to(DTYPES[spec.dtype])
+    return out
+
+
+def write_json(path, value):
+    with open(path, "w", newline="\n") as f:
+        f.write(json.dumps(value, indent=2) + "\n")
+
+
+def write_manifest(path, value):
+    """Like write_json, but a list of numbers stays on one line."""
+    lists = []
+
+    def hide(v):
+        if isinstance(v, list) and v and all(isinstance(x, int) for x in v):
+            lists.append(json.dumps(v))
+            return f"@{len(lists) - 1}@"
+        return {k: hide(x) for k, x in v.items()} if isinstance(v, dict) else [hide(x) for x in v] if isinstance(v, list) else v
+
+    text = json.dumps(hide(value), indent=2)
+    for i, line in enumerate(lists):
+        text = text.replace(f'"@{i}@"', line)
+    with open(path, "w", newline="\n") as f:
+        f.write(text + "\n")
+
+
+def write_weights(folder, tensors, shards):
+    names = sorted(tensors)
+    if shards == 1:
+        return save_file({n: tensors[n] for n in names}, os.path.join(folder, "model.safetensors"), metadata={"format": "pt"})
+    weight_map = {}
+    for shard in range(shards):
+        file = f"model-{shard + 1:05}-of-{shards:05}.safetensors"
+        mine = names[shard::shards]  # neighbours in a layer land in different files
+        save_file({n: tensors[n] for n in mine}, os.path.join(folder, file), metadata={"format": "pt"})
+        weight_map |= {n: file for n in mine}
+    total = sum(t.numel() * t.element_size() for t in tensors.values())
+    write_json(os.path.join(folder, "model.safetensors.index.json"),
+               {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))})
+
+
+def write_items(path, rows, levels):
+    with open(path, "w", newline="") as f:
+        out = csv.writer(f, lineterminator="\n")
+        out.writerow(["item"] + [f"sid{level}" for level in range(levels)])
+        out.writerows([item, *sid] for item, sid in rows)
+
+
+def write_export(spec, folder):
+    """Everything but the goldens. -> (manifest, catalogue rows)"""
+    os.makedirs(os.path.join(folder, "golden"))
+    config = config_json(spec)
+    scaled = spec.family == "t5" and config.get("scale_decoder_outputs", config.get("tie_word_embeddings") is not False)
+    rows, declared = catalogue(spec), manifest(spec)
+    write_json(os.path.join(folder, "config.json"), config)
+    write_manifest(os.path.join(folder, "sidereal.json"), declared)
+    write_weights(folder, weights(spec, scaled), spec.shards)
+    write_items(os.path.join(folder, "items.csv"), rows, len(spec.codes))
+    return declared, rows
