@@ -1,5 +1,98 @@
-//! An export on disk: configuration, manifest, mapped weights.
+//! An export on disk: a Hugging Face directory (`config.json`, safetensors) and `sidereal.json`, checked as a whole before
+//! anything is computed. docs/export-format.md describes every file.
+//!
+//! Weights are mapped and stay where they are. An error names the file, the key or tensor, what was expected, what was
+//! found and what to do; no content of a file can cause a panic. This module knows no model family, no device and no
+//! catalogue format: it says where the catalogue lies, and `catalog` reads it.
 
+mod config;
+mod error;
+mod header;
+mod json;
+mod manifest;
+mod manifest_parse;
+mod prompt;
+mod source;
 mod tensor;
+mod weights;
 
-pub use tensor::{TensorView, WeightDtype};
+use std::path::{Path, PathBuf};
+
+pub use config::ConfigReader;
+pub use error::ExportError;
+pub use manifest::{CODES, End, LEVELS, Level, LevelTokens, MANIFEST, Manifest, ScoreMode};
+pub use prompt::PromptTemplate;
+pub use source::CatalogSource;
+pub use tensor::{TensorView, WeightDtype, first_non_finite};
+pub use weights::{INDEX, SINGLE, TensorFacts, Weights};
+
+/// File name of the model's configuration.
+pub const CONFIG: &str = "config.json";
+
+/// An opened export. Immutable: a new export is a new directory.
+#[derive(Debug)]
+pub struct Export {
+    dir: PathBuf,
+    config: ConfigReader,
+    model_type: String,
+    manifest: Manifest,
+    weights: Weights,
+}
+
+impl Export {
+    /// Opens the export in `dir`: reads configuration and manifest, maps the weights, checks each by itself. Whether they
+    /// fit together is for the model family to say, which knows the tensors it needs.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Export, ExportError> {
+        let dir = dir.as_ref();
+        match std::fs::metadata(dir) {
+            Ok(metadata) if metadata.is_dir() => {}
+            Ok(_) => return Err(ExportError::NotADirectory { path: dir.to_owned() }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(ExportError::NoSuchDirectory { path: dir.to_owned() });
+            }
+            Err(source) => return Err(ExportError::Read { path: dir.to_owned(), source }),
+        }
+        // Weights first: a directory of another kind (an adapter, a GGUF file) lacks the other files too, and to be told so
+        // helps more than to be told that config.json is missing.
+        let weights = Weights::open(dir)?;
+        let config = ConfigReader::open(&dir.join(CONFIG))?;
+        let model_type = config.model_type()?.to_owned();
+        let manifest = Manifest::open(&dir.join(MANIFEST))?;
+        Ok(Export { dir: dir.to_owned(), config, model_type, manifest, weights })
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// `config.json`.
+    pub fn config(&self) -> &ConfigReader {
+        &self.config
+    }
+
+    /// `model_type` of `config.json`: the family.
+    pub fn model_type(&self) -> &str {
+        &self.model_type
+    }
+
+    /// `sidereal.json`.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The weights.
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// Where the catalogue is: `catalog` of the manifest, else `catalog.sid`, else a source beside it.
+    pub fn catalog_path(&self) -> Result<CatalogSource, ExportError> {
+        source::locate(&self.dir, &self.manifest)
+    }
+
+    /// `tokenizer.json`, if the export has one.
+    pub fn tokenizer_path(&self) -> Option<PathBuf> {
+        Some(self.dir.join("tokenizer.json")).filter(|path| path.is_file())
+    }
+}

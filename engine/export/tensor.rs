@@ -132,3 +132,25 @@ impl TensorView {
         out
     }
 }
+
+/// Index of the first element that is infinite or not a number, counted row-major; `None` if all are finite.
+///
+/// A block is first looked at as a whole, without a branch an element, which compilers turn into vector code: the scan runs
+/// at the speed of memory. Only a block that holds such an element is searched for it.
+pub fn first_non_finite(tensor: &TensorView) -> Option<usize> {
+    // An element is not finite exactly if all bits of its exponent are set.
+    match tensor.dtype {
+        WeightDtype::F32 => {
+            scan(tensor.bytes().as_chunks::<4>().0, |b| u32::from_le_bytes(b) & 0x7f80_0000 == 0x7f80_0000)
+        }
+        WeightDtype::F16 => scan(tensor.bytes().as_chunks::<2>().0, |b| u16::from_le_bytes(b) & 0x7c00 == 0x7c00),
+        WeightDtype::Bf16 => scan(tensor.bytes().as_chunks::<2>().0, |b| u16::from_le_bytes(b) & 0x7f80 == 0x7f80),
+    }
+}
+
+fn scan<const N: usize>(elements: &[[u8; N]], bad: impl Fn([u8; N]) -> bool) -> Option<usize> {
+    const BLOCK: usize = 4096;
+    let block = elements.chunks(BLOCK).position(|block| block.iter().fold(false, |any, b| any | bad(*b)))?;
+    let within = elements[block * BLOCK..].iter().position(|b| bad(*b))?;
+    Some(block * BLOCK + within)
+}
