@@ -5,8 +5,10 @@
 //! found and what to do; no content of a file can cause a panic. This module knows no model family, no device and no
 //! catalogue format: it says where the catalogue lies, and `catalog` reads it.
 
+mod compare;
 mod config;
 mod error;
+mod golden;
 mod header;
 mod json;
 mod manifest;
@@ -18,8 +20,10 @@ mod weights;
 
 use std::path::{Path, PathBuf};
 
+pub use compare::{Comparer, Comparison, Cuts, Difference, InnerLevels, LevelCut, ListEntry, compare_lists};
 pub use config::ConfigReader;
 pub use error::ExportError;
+pub use golden::{Forced, GOLDEN_CASES, GoldenCase, read_goldens};
 pub use manifest::{CODES, End, LEVELS, Level, LevelTokens, MANIFEST, Manifest, ScoreMode};
 pub use prompt::PromptTemplate;
 pub use source::CatalogSource;
@@ -94,5 +98,14 @@ impl Export {
     /// `tokenizer.json`, if the export has one.
     pub fn tokenizer_path(&self) -> Option<PathBuf> {
         Some(self.dir.join("tokenizer.json")).filter(|path| path.is_file())
+    }
+
+    /// The cases of `golden/cases.jsonl`, each checked against the manifest; `None` if there is no such file.
+    pub fn goldens(&self) -> Result<Option<Vec<GoldenCase>>, ExportError> {
+        let path = self.dir.join(GOLDEN_CASES);
+        if json::regular_file_bytes(&path)?.is_none() {
+            return Ok(None);
+        }
+        read_goldens(&path, &self.manifest).map(Some)
     }
 }
