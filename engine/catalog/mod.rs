@@ -13,6 +13,7 @@ mod builder;
 mod error;
 mod format;
 mod layout;
+mod source;
 mod starts;
 mod text;
 
@@ -25,6 +26,7 @@ pub use builder::{CatalogBuilder, NewItem};
 pub use error::{CatalogError, Place, Unit};
 pub use format::{MAX_VERSION_BYTES, Section, SectionKind};
 use layout::{Layout, TextRanges};
+pub use source::{Progress, SourceFormat, SourceOptions, read_source};
 use starts::LeafStarts;
 
 /// Fewest levels of a semantic ID.
