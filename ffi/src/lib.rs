@@ -3,7 +3,9 @@
 //! Everything here has a safe interface. `unsafe` for SIMD and device code lives in `engine/device`.
 
 mod map;
+mod pages;
 mod sigbus;
 
 pub use map::{MapError, MappedFile};
+pub use pages::Pages;
 pub use sigbus::install_sigbus_handler;
