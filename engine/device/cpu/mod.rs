@@ -1,5 +1,6 @@
 //! The CPU device. (to be written)
 
+pub mod gemm;
 mod isa;
 mod pool;
 
