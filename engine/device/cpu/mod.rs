@@ -1,7 +1,9 @@
 //! The CPU device. (to be written)
 
 pub mod gemm;
+pub mod attention;
 mod isa;
+pub mod kv;
 mod pool;
 
 pub use isa::Isa;
