@@ -1,0 +1,215 @@
+//! Steps of the beam state: expansion through the trie, and forced tokens.
+//!
+//! A step reads the lane's current beams and builds the next ones beside them; then the two are swapped. After step s, row r
+//! of the state knows the row at which each of its tokens was (or will be) decoded: `ancestors[r][t]` for t < s comes from
+//! its parent, `ancestors[r][s]` is r itself. No KV moves.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::Isa;
+use super::lanes::{BeamRows, CohortState, RequestState};
+use super::pool::Pool;
+use super::select::{Candidates, Expansion, Parent, child_node};
+use super::store::Parts;
+use crate::catalog::Catalog;
+use crate::device::DeviceError;
+
+/// A catalogue's trie, read where it is mapped.
+pub(super) struct Trie {
+    source: Source,
+    /// Largest code of each level: what the logits must cover.
+    largest_code: Vec<u16>,
+}
+
+enum Source {
+    Catalog(Arc<Catalog>),
+    /// Levels given outright: codes and first children.
+    #[cfg(test)]
+    Levels(Vec<Vec<u16>>, Vec<Vec<u32>>),
+}
+
+impl Trie {
+    /// The trie of a catalogue.
+    pub(super) fn of(catalog: Arc<Catalog>) -> Trie {
+        let levels = catalog.levels();
+        Trie::new(Source::Catalog(catalog), levels)
+    }
+
+    /// A trie of given levels.
+    #[cfg(test)]
+    pub(super) fn of_levels(codes: Vec<Vec<u16>>, first_child: Vec<Vec<u32>>) -> Trie {
+        let levels = codes.len();
+        Trie::new(Source::Levels(codes, first_child), levels)
+    }
+
+    fn new(source: Source, levels: usize) -> Trie {
+        let mut trie = Trie { source, largest_code: Vec::new() };
+        trie.largest_code = (0..levels).map(|level| trie.codes(level).iter().copied().max().unwrap_or(0)).collect();
+        trie
+    }
+
+    /// Code of each node of `level`.
+    fn codes(&self, level: usize) -> &[u16] {
+        match &self.source {
+            Source::Catalog(catalog) => catalog.level_codes(level),
+            #[cfg(test)]
+            Source::Levels(codes, _) => &codes[level],
+        }
+    }
+
+    /// First child of each node of `level`, then the end.
+    fn first_child(&self, level: usize) -> &[u32] {
+        match &self.source {
+            Source::Catalog(catalog) => catalog.first_child(level),
+            #[cfg(test)]
+            Source::Levels(_, first_child) => &first_child[level],
+        }
+    }
+
+    /// Nodes of `level` below `node` of the level before; below the root at level 0.
+    fn children(&self, level: usize, node: u32) -> Range<u32> {
+        if level == 0 {
+            return 0..self.codes(0).len() as u32;
+        }
+        let first_child = self.first_child(level - 1);
+        first_child[node as usize]..first_child[node as usize + 1]
+    }
+}
+
+/// Logits and log-normalisers as a step reads them.
+#[derive(Clone, Copy)]
+pub(super) struct Scores<'a> {
+    pub(super) logits: &'a [f32],
+    pub(super) logits_stride: usize,
+    pub(super) lognorm: &'a [f32],
+    pub(super) lognorm_stride: usize,
+}
+
+impl<'a> Scores<'a> {
+    fn row(&self, row: usize, columns: usize) -> (&'a [f32], f32) {
+        (&self.logits[row * self.logits_stride..][..columns], self.lognorm[row * self.lognorm_stride])
+    }
+}
+
+/// One level of the search.
+pub(super) struct Step<'a> {
+    pub(super) isa: Isa,
+    pub(super) pool: &'a Pool,
+    pub(super) trie: &'a Trie,
+    /// Token of each code of the level.
+    pub(super) tokens: &'a [u32],
+    pub(super) level: usize,
+    pub(super) scores: Scores<'a>,
+}
+
+/// Chooses the next level's beams of every request. `scratch` grows to one entry a request.
+///
+/// # Errors
+/// If the trie has codes that the head has no token for.
+pub(super) fn expand_select(
+    step: &Step,
+    cohort: &mut CohortState,
+    scratch: &mut Vec<Candidates>,
+) -> Result<(), DeviceError> {
+    let largest = step.trie.largest_code[step.level];
+    if usize::from(largest) >= step.tokens.len() {
+        let reason = format!("level {}: code {largest} in the trie, {} tokens", step.level, step.tokens.len());
+        return Err(DeviceError::Failed { op: "expand_select", reason });
+    }
+    assert_eq!(step.level, cohort.chosen, "expand_select: level {} after {} tokens", step.level, cohort.chosen);
+    assert!(step.level < cohort.steps, "expand_select: level {} of a lane of {} steps", step.level, cohort.steps);
+    let requests = cohort.requests.len();
+    if scratch.len() < requests {
+        scratch.resize_with(requests, Candidates::default);
+    }
+    {
+        let all = Parts::new(&mut scratch[..requests]);
+        let cohort = &*cohort;
+        step.pool.run(requests, |index| {
+            // SAFETY: task `index` is the only one that takes entry `index`.
+            let candidates = &mut unsafe { all.range(index..index + 1) }[0];
+            select(step, cohort, index, candidates);
+        });
+    }
+    let CohortState { requests, now, next, steps, .. } = cohort;
+    for (request, candidates) in requests.iter_mut().zip(scratch) {
+        let first = request.first_row as usize;
+        for (rank, child) in candidates.kept().enumerate() {
+            let (row, parent) = (first + rank, first + child.parent_rank);
+            let children = step.trie.children(step.level, now.node[parent]);
+            next.node[row] = child_node(step.trie.codes(step.level), children, child.code);
+            next.score[row] = child.score;
+            next.token[row] = step.tokens[usize::from(child.code)];
+            inherit(next, now, row, parent, step.level, *steps);
+        }
+        request.live = candidates.kept().len() as u32;
+        clear_dead(next, request);
+    }
+    cohort.advance();
+    Ok(())
+}
+
+fn select(step: &Step, cohort: &CohortState, index: usize, candidates: &mut Candidates) {
+    let request = &cohort.requests[index];
+    let expansion = Expansion {
+        codes: step.trie.codes(step.level),
+        banned: cohort.banned(index, step.level),
+        beams: request.beams as usize,
+        isa: step.isa,
+    };
+    let parents = request.live_rows().map(|row| {
+        let logits_row = if step.level == 0 { index } else { row };
+        let (logits, lognorm) = step.scores.row(logits_row, step.tokens.len());
+        let children = step.trie.children(step.level, cohort.now.node[row]);
+        Parent { score: cohort.now.score[row], children, logits, lognorm }
+    });
+    candidates.select(&expansion, parents);
+}
+
+fn inherit(next: &mut BeamRows, now: &BeamRows, row: usize, parent: usize, step: usize, steps: usize) {
+    next.parent[row] = parent as u32;
+    let ancestors = &mut next.ancestors[row * steps..][..steps];
+    ancestors[..step].copy_from_slice(&now.ancestors[parent * steps..][..step]);
+    ancestors[step] = row as u32;
+}
+
+/// Dead rows mean nothing, but what they hold stays in range.
+fn clear_dead(next: &mut BeamRows, request: &RequestState) {
+    let dead = request.live_rows().end..request.rows().end;
+    next.node[dead.clone()].fill(0);
+    next.score[dead.clone()].fill(0.0);
+    next.token[dead.clone()].fill(0);
+    next.parent[dead].fill(request.first_row);
+}
+
+/// Appends `token` to every live beam; with scores (`[rows, 1]`), adds its log-probability and re-orders.
+pub(super) fn force_token(cohort: &mut CohortState, token: u32, step: usize, scores: Option<Scores>) {
+    assert_eq!(step, cohort.chosen, "force_token: step {step} after {} tokens", cohort.chosen);
+    assert!(step < cohort.steps, "force_token: step {step} of a lane of {} steps", cohort.steps);
+    let CohortState { requests, now, next, steps, .. } = cohort;
+    for request in requests.iter() {
+        let rows = request.live_rows();
+        for row in rows.clone() {
+            let score = scores.map_or(now.score[row], |scores| {
+                let (logit, lognorm) = scores.row(row, 1);
+                now.score[row] + (logit[0] - lognorm)
+            });
+            // As in a selection: NaN loses to everything, and -0 is 0.
+            now.score[row] = if score.is_nan() { f32::NEG_INFINITY } else { score + 0.0 };
+            now.parent[row] = row as u32;
+        }
+        if scores.is_some() {
+            let score = &now.score;
+            now.parent[rows.clone()]
+                .sort_unstable_by(|&a, &b| score[b as usize].total_cmp(&score[a as usize]).then(a.cmp(&b)));
+        }
+        for row in rows {
+            let parent = now.parent[row] as usize;
+            (next.node[row], next.score[row], next.token[row]) = (now.node[parent], now.score[parent], token);
+            inherit(next, now, row, parent, step, *steps);
+        }
+        clear_dead(next, request);
+    }
+    cohort.advance();
+}

@@ -1,0 +1,388 @@
+//! Descriptors: what varies by request. Slots, token lanes, and cohort lanes with their beam state.
+//!
+//! Everything here is sized when it is planned; writing a batch or a cohort copies into that space.
+
+use std::ops::Range;
+
+use crate::device::{Beam, Cohort, DeviceError, Rows, SlotState, Span, TokenBatch};
+
+/// Most levels that a semantic ID may have; bounds the ban lists of a request.
+const MAX_LEVELS: usize = 8;
+
+fn bad(op: &'static str, reason: String) -> DeviceError {
+    DeviceError::Failed { op, reason }
+}
+
+/// A token batch as operations read it.
+#[derive(Debug, Default)]
+pub(super) struct TokenState {
+    capacity: usize,
+    pub(super) tokens: Vec<u32>,         // [rows]
+    pub(super) slots: Vec<u32>,          // [rows]
+    pub(super) positions: Vec<u32>,      // [rows] position in the segment
+    pub(super) spans: Vec<Span>,         // [spans]
+    pub(super) last_rows: Vec<u32>,      // [spans with `last`] batch row
+    pub(super) last_slots: Vec<u32>,     // [spans with `last`]
+    pub(super) last_positions: Vec<u32>, // [spans with `last`]
+}
+
+impl TokenState {
+    /// Room for `capacity` rows.
+    pub(super) fn plan(capacity: usize) -> TokenState {
+        let room = || Vec::with_capacity(capacity);
+        TokenState {
+            capacity,
+            tokens: room(),
+            slots: room(),
+            positions: room(),
+            spans: Vec::with_capacity(capacity),
+            last_rows: room(),
+            last_slots: room(),
+            last_positions: room(),
+        }
+    }
+
+    /// Bytes planned.
+    pub(super) fn bytes(&self) -> usize {
+        self.capacity * (6 * size_of::<u32>() + size_of::<Span>())
+    }
+
+    /// Takes over a batch.
+    pub(super) fn write(&mut self, batch: &TokenBatch, slots: usize) -> Result<(), DeviceError> {
+        let op = "write_tokens";
+        let rows = batch.tokens.len();
+        if rows > self.capacity {
+            return Err(bad(op, format!("{rows} rows in a lane of {}", self.capacity)));
+        }
+        let mut next_row = 0;
+        for span in &batch.spans {
+            if span.first_row as usize != next_row || span.rows == 0 || span.slot as usize >= slots {
+                return Err(bad(op, format!("{span:?} at row {next_row} of a batch over {slots} slots")));
+            }
+            next_row += span.rows as usize;
+        }
+        if next_row != rows {
+            return Err(bad(op, format!("spans cover {next_row} of {rows} rows")));
+        }
+        for list in [&mut self.slots, &mut self.positions, &mut self.last_rows, &mut self.last_slots] {
+            list.clear();
+        }
+        self.last_positions.clear();
+        self.tokens.clear();
+        self.tokens.extend_from_slice(&batch.tokens);
+        self.spans.clear();
+        self.spans.extend_from_slice(&batch.spans);
+        for span in &batch.spans {
+            self.slots.extend((0..span.rows).map(|_| span.slot));
+            self.positions.extend((0..span.rows).map(|row| span.first_position + row));
+            if span.last {
+                self.last_rows.push(span.first_row + span.rows - 1);
+                self.last_slots.push(span.slot);
+                self.last_positions.push(span.first_position + span.rows - 1);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// State of every beam row: what one step of the search reads and the next one holds.
+#[derive(Debug, Default)]
+pub(super) struct BeamRows {
+    pub(super) node: Vec<u32>,      // [rows] node of the newest level
+    pub(super) score: Vec<f32>,     // [rows]
+    pub(super) token: Vec<u32>,     // [rows] newest token
+    pub(super) parent: Vec<u32>,    // [rows] row of the previous step
+    pub(super) ancestors: Vec<u32>, // [rows, steps] row at which the token of that step was decoded
+}
+
+impl BeamRows {
+    fn plan(rows: usize, steps: usize) -> BeamRows {
+        BeamRows {
+            node: vec![0; rows],
+            score: vec![0.0; rows],
+            token: vec![0; rows],
+            parent: vec![0; rows],
+            ancestors: vec![0; rows * steps],
+        }
+    }
+}
+
+/// One request of a cohort.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RequestState {
+    pub(super) slot: u32,
+    pub(super) beams: u32,
+    pub(super) first_row: u32,
+    /// Live beams: rows `first_row ..  first_row + live`, best first.
+    pub(super) live: u32,
+}
+
+impl RequestState {
+    /// Rows of the live beams.
+    pub(super) fn live_rows(&self) -> Range<usize> {
+        self.first_row as usize..(self.first_row + self.live) as usize
+    }
+
+    /// All rows that the request may use.
+    pub(super) fn rows(&self) -> Range<usize> {
+        self.first_row as usize..(self.first_row + self.beams) as usize
+    }
+}
+
+/// A cohort and its beams.
+#[derive(Debug, Default)]
+pub(super) struct CohortState {
+    capacity: usize,
+    pub(super) steps: usize,
+    /// Tokens chosen so far: the step of the newest token is `chosen - 1`.
+    pub(super) chosen: usize,
+    pub(super) requests: Vec<RequestState>,    // [requests]
+    pub(super) live_ranges: Vec<Range<usize>>, // live rows, neighbours joined
+    pub(super) now: BeamRows,
+    /// Where the next step's beams are built, then swapped with `now`.
+    pub(super) next: BeamRows,
+    banned: Vec<u32>,                 // node ids of all requests and levels
+    ban_ends: Vec<[u32; MAX_LEVELS]>, // [requests][level] end in `banned`
+}
+
+impl CohortState {
+    /// Room for `rows` beam rows and `steps` generated tokens.
+    pub(super) fn plan(rows: usize, steps: usize) -> CohortState {
+        CohortState {
+            capacity: rows,
+            steps,
+            requests: Vec::with_capacity(rows),
+            live_ranges: Vec::with_capacity(rows),
+            now: BeamRows::plan(rows, steps),
+            next: BeamRows::plan(rows, steps),
+            ban_ends: Vec::with_capacity(rows),
+            ..CohortState::default()
+        }
+    }
+
+    /// Bytes planned.
+    pub(super) fn bytes(&self) -> usize {
+        self.capacity
+            * (2 * (4 + self.steps) * size_of::<u32>() + size_of::<RequestState>() + size_of::<Range<usize>>())
+    }
+
+    /// Takes over a cohort and puts one live beam at the root of each request.
+    pub(super) fn write(&mut self, cohort: &Cohort, slots: usize) -> Result<(), DeviceError> {
+        let op = "write_cohort";
+        let mut next_row = 0usize;
+        for (index, request) in cohort.requests.iter().enumerate() {
+            let (first, beams) = (request.first_row as usize, request.beams as usize);
+            if first < next_row || beams == 0 || first + beams > self.capacity || request.slot as usize >= slots {
+                return Err(bad(
+                    op,
+                    format!(
+                        "request {index}: slot {} of {slots}, rows {first}+{beams} after {next_row} of {}",
+                        request.slot, self.capacity
+                    ),
+                ));
+            }
+            if beams > 1 << 16 {
+                return Err(bad(op, format!("request {index}: {beams} beams; a parent's rank has 16 bits")));
+            }
+            if request.banned_nodes.len() > MAX_LEVELS {
+                let levels = request.banned_nodes.len();
+                return Err(bad(op, format!("request {index}: bans for {levels} levels; {MAX_LEVELS} at most")));
+            }
+            if let Some(level) = request.banned_nodes.iter().position(|nodes| !nodes.is_sorted()) {
+                return Err(bad(op, format!("request {index}: banned nodes of level {level} are not sorted")));
+            }
+            next_row = first + beams;
+        }
+        self.chosen = 0;
+        self.requests.clear();
+        self.banned.clear();
+        self.ban_ends.clear();
+        for request in &cohort.requests {
+            let CohortState { requests, now, .. } = self;
+            requests.push(RequestState {
+                slot: request.slot,
+                beams: request.beams,
+                first_row: request.first_row,
+                live: 1,
+            });
+            let root = request.first_row as usize;
+            (now.node[root], now.score[root], now.token[root], now.parent[root]) = (0, 0.0, 0, request.first_row);
+            let mut ends = [0; MAX_LEVELS];
+            for (level, end) in ends.iter_mut().enumerate() {
+                self.banned.extend_from_slice(request.banned_nodes.get(level).map_or(&[], Vec::as_slice));
+                *end = self.banned.len() as u32;
+            }
+            self.ban_ends.push(ends);
+        }
+        self.join_live_ranges();
+        Ok(())
+    }
+
+    /// Sorted banned nodes of a request at `level`.
+    pub(super) fn banned(&self, request: usize, level: usize) -> &[u32] {
+        let end = self.ban_ends[request][level] as usize;
+        let start = match (request, level) {
+            (0, 0) => 0,
+            (_, 0) => self.ban_ends[request - 1][MAX_LEVELS - 1] as usize,
+            _ => self.ban_ends[request][level - 1] as usize,
+        };
+        &self.banned[start..end]
+    }
+
+    /// Makes the beams built in `next` current.
+    pub(super) fn advance(&mut self) {
+        std::mem::swap(&mut self.now, &mut self.next);
+        self.chosen += 1;
+        self.join_live_ranges();
+    }
+
+    fn join_live_ranges(&mut self) {
+        self.live_ranges.clear();
+        for request in &self.requests {
+            let rows = request.live_rows();
+            match self.live_ranges.last_mut() {
+                _ if rows.is_empty() => {}
+                Some(range) if range.end == rows.start => range.end = rows.end,
+                _ => self.live_ranges.push(rows),
+            }
+        }
+    }
+
+    /// Each request's live beams, best first.
+    pub(super) fn beams(&self) -> Vec<Vec<Beam>> {
+        let beam = |row: usize| Beam { leaf: self.now.node[row], score: self.now.score[row] };
+        self.requests.iter().map(|request| request.live_rows().map(beam).collect()).collect()
+    }
+}
+
+/// Every descriptor of the device.
+#[derive(Default)]
+pub(super) struct Lanes {
+    pub(super) slots: Vec<SlotState>,
+    pub(super) tokens: Vec<TokenState>,
+    pub(super) cohorts: Vec<CohortState>,
+}
+
+impl Lanes {
+    /// Bytes planned.
+    pub(super) fn bytes(&self) -> usize {
+        let tokens: usize = self.tokens.iter().map(TokenState::bytes).sum();
+        let cohorts: usize = self.cohorts.iter().map(CohortState::bytes).sum();
+        tokens + cohorts + self.slots.len() * size_of::<SlotState>()
+    }
+
+    /// Copies a slot's lengths and block tables into place.
+    pub(super) fn write_slot(&mut self, slot: u32, state: &SlotState) -> Result<(), DeviceError> {
+        let slots = self.slots.len();
+        let to =
+            self.slots.get_mut(slot as usize).ok_or_else(|| bad("write_slot", format!("slot {slot} of {slots}")))?;
+        to.history_len = state.history_len;
+        to.prefix_len = state.prefix_len;
+        to.history_pages.clone_from(&state.history_pages);
+        to.prefix_pages.clone_from(&state.prefix_pages);
+        Ok(())
+    }
+
+    /// The row ranges that an operation covers, in row order.
+    pub(super) fn ranges(&self, rows: Rows) -> RowRanges<'_> {
+        let count = match rows {
+            Rows::Tokens(lane) => self.tokens[lane.0 as usize].tokens.len(),
+            Rows::Last(lane) => self.tokens[lane.0 as usize].last_rows.len(),
+            Rows::Requests(lane) => self.cohorts[lane.0 as usize].requests.len(),
+            Rows::Beams(lane) => return RowRanges::Many(&self.cohorts[lane.0 as usize].live_ranges),
+        };
+        if count == 0 { RowRanges::Many(&[]) } else { RowRanges::One(0..count) }
+    }
+}
+
+/// Row ranges, none of them empty.
+pub(super) enum RowRanges<'a> {
+    One(Range<usize>),
+    Many(&'a [Range<usize>]),
+}
+
+impl std::ops::Deref for RowRanges<'_> {
+    type Target = [Range<usize>];
+
+    fn deref(&self) -> &[Range<usize>] {
+        match self {
+            RowRanges::One(range) => std::slice::from_ref(range),
+            RowRanges::Many(ranges) => ranges,
+        }
+    }
+}
+
+/// One past the last row of `ranges`.
+pub(super) fn end_of(ranges: &[Range<usize>]) -> usize {
+    ranges.last().map_or(0, |range| range.end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{CohortLane, CohortRequest, TokenLane};
+
+    fn span(slot: u32, first_row: u32, rows: u32, first_position: u32, last: bool) -> Span {
+        Span { slot, first_row, rows, first_position, last }
+    }
+
+    #[test]
+    fn a_batch_becomes_rows() {
+        let mut state = TokenState::plan(8);
+        let spans = vec![span(2, 0, 3, 5, true), span(0, 3, 1, 0, false), span(1, 4, 2, 0, true)];
+        state.write(&TokenBatch { tokens: vec![1, 2, 3, 4, 5, 6], spans }, 3).unwrap();
+        assert_eq!(state.slots, [2, 2, 2, 0, 1, 1]);
+        assert_eq!(state.positions, [5, 6, 7, 0, 0, 1]);
+        assert_eq!((&state.last_rows[..], &state.last_slots[..]), (&[2, 5][..], &[2, 1][..]));
+        assert_eq!(state.last_positions, [7, 1]);
+    }
+
+    #[test]
+    fn a_batch_that_does_not_fit_its_spans_is_refused() {
+        let mut state = TokenState::plan(4);
+        for (tokens, spans) in [
+            (vec![0; 5], vec![span(0, 0, 5, 0, true)]),
+            (vec![0; 3], vec![span(0, 0, 2, 0, true)]),
+            (vec![0; 3], vec![span(0, 0, 1, 0, true), span(0, 2, 1, 0, true)]),
+            (vec![0; 3], vec![span(9, 0, 3, 0, true)]),
+        ] {
+            assert!(state.write(&TokenBatch { tokens, spans }, 2).is_err());
+        }
+    }
+
+    #[test]
+    fn a_cohort_keeps_each_requests_bans_apart() {
+        let request = |first_row, banned_nodes| CohortRequest { slot: 0, beams: 2, first_row, banned_nodes };
+        let mut state = CohortState::plan(8, 3);
+        let requests =
+            vec![request(0, vec![vec![1, 4], vec![], vec![9]]), request(2, vec![]), request(6, vec![vec![], vec![3]])];
+        state.write(&Cohort { requests }, 1).unwrap();
+        assert_eq!(state.banned(0, 0), [1, 4]);
+        assert_eq!(state.banned(0, 2), [9]);
+        assert!(state.banned(1, 0).is_empty() && state.banned(1, 2).is_empty() && state.banned(2, 0).is_empty());
+        assert_eq!(state.banned(2, 1), [3]);
+        assert_eq!(state.live_ranges, [0..1, 2..3, 6..7]);
+        state.requests.iter_mut().for_each(|request| request.live = 2);
+        state.join_live_ranges();
+        assert_eq!(state.live_ranges, [0..4, 6..8]);
+        for requests in [vec![request(7, vec![])], vec![request(0, vec![]), request(1, vec![])]] {
+            assert!(state.write(&Cohort { requests }, 1).is_err());
+        }
+        assert!(state.write(&Cohort { requests: vec![request(0, vec![vec![4, 1]])] }, 1).is_err());
+    }
+
+    #[test]
+    fn lanes_say_which_rows_are_live() {
+        let mut lanes = Lanes::default();
+        lanes.slots.resize_with(2, SlotState::default);
+        lanes.tokens.push(TokenState::plan(4));
+        lanes.cohorts.push(CohortState::plan(4, 2));
+        assert!(lanes.ranges(Rows::Tokens(TokenLane(0))).is_empty());
+        let batch = TokenBatch { tokens: vec![0; 4], spans: vec![span(0, 0, 2, 0, true), span(1, 2, 2, 0, false)] };
+        lanes.tokens[0].write(&batch, 2).unwrap();
+        assert_eq!(lanes.ranges(Rows::Tokens(TokenLane(0))).first(), Some(&(0..4)));
+        assert_eq!(lanes.ranges(Rows::Last(TokenLane(0))).first(), Some(&(0..1)));
+        assert!(lanes.ranges(Rows::Beams(CohortLane(0))).is_empty());
+        assert!(lanes.write_slot(2, &SlotState::default()).is_err());
+    }
+}

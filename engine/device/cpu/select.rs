@@ -1,0 +1,149 @@
+//! Trie expansion and selection: the best B children of a request's beams, exactly as brute force would find them.
+//!
+//! A candidate is one `u64`: score, parent rank and code, packed so that a larger number is a better candidate. Scores,
+//! then ranks, then codes decide, which is the order that the search promises, and no two candidates are equal; so any
+//! selection algorithm gives the same set. Candidates are collected above a rising threshold and cut back to the best B
+//! whenever twice as many are held: linear in the children looked at. A beam whose best imaginable child cannot pass the
+//! threshold is skipped without looking at its children.
+//!
+//! NaN scores count as negative infinity: they lose to everything, and among themselves order by rank and code.
+
+use std::ops::Range;
+
+use super::{Isa, reduce};
+
+/// What one request's selection reads.
+pub(super) struct Expansion<'a> {
+    /// Code of each node of the level: `[nodes]`.
+    pub(super) codes: &'a [u16],
+    /// Banned nodes of the level, sorted.
+    pub(super) banned: &'a [u32],
+    /// Beams to keep.
+    pub(super) beams: usize,
+    pub(super) isa: Isa,
+}
+
+/// A live beam, as a parent.
+#[derive(Clone)]
+pub(super) struct Parent<'a> {
+    pub(super) score: f32,
+    /// Nodes of the level below it.
+    pub(super) children: Range<u32>,
+    /// Logits of the level's codes.
+    pub(super) logits: &'a [f32],
+    pub(super) lognorm: f32,
+}
+
+/// A kept child.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Child {
+    pub(super) score: f32,
+    pub(super) parent_rank: usize,
+    pub(super) code: u16,
+}
+
+/// Candidates of one request; reused from step to step.
+#[derive(Default)]
+pub(super) struct Candidates {
+    keys: Vec<u64>, // [at most 2 * beams]
+}
+
+impl Candidates {
+    /// Room for the candidates of `beams` beams.
+    pub(super) fn reserve(&mut self, beams: usize) {
+        self.keys.reserve((2 * beams).saturating_sub(self.keys.len()));
+    }
+
+    /// Finds the best children. `parents` come in rank order.
+    pub(super) fn select<'a>(&mut self, expansion: &Expansion, parents: impl Iterator<Item = Parent<'a>>) {
+        self.keys.clear();
+        self.reserve(expansion.beams);
+        let mut threshold = 0; // below every key: even negative infinity packs to more
+        for (rank, parent) in parents.enumerate() {
+            if threshold > 0 && cannot_pass(expansion, &parent, threshold) {
+                continue;
+            }
+            for run in legal_runs(parent.children.clone(), expansion.banned) {
+                for &code in &expansion.codes[run.start as usize..run.end as usize] {
+                    let score = parent.score + (parent.logits[usize::from(code)] - parent.lognorm);
+                    let key = key(score, rank, code);
+                    if key > threshold {
+                        if self.keys.len() == 2 * expansion.beams {
+                            threshold = self.keep(expansion.beams);
+                            if key < threshold {
+                                continue;
+                            }
+                        }
+                        self.keys.push(key);
+                    }
+                }
+            }
+        }
+        if self.keys.len() > expansion.beams {
+            self.keep(expansion.beams);
+        }
+        self.keys.sort_unstable_by(|a, b| b.cmp(a));
+    }
+
+    /// Cuts the candidates to the best `beams` and returns the worst of them.
+    fn keep(&mut self, beams: usize) -> u64 {
+        let worst = *self.keys.select_nth_unstable_by(beams - 1, |a, b| b.cmp(a)).1;
+        self.keys.truncate(beams);
+        worst
+    }
+
+    /// What the last selection kept, best first.
+    pub(super) fn kept(&self) -> impl ExactSizeIterator<Item = Child> + '_ {
+        self.keys.iter().map(|&key| Child {
+            score: score_of(key),
+            parent_rank: 0xffff - (key >> 16 & 0xffff) as usize,
+            code: 0xffff - (key & 0xffff) as u16,
+        })
+    }
+}
+
+/// Whether no child of `parent` can beat `threshold`. The bound is exact in f32: rounding is monotone, so no child's score,
+/// computed by the same operations, exceeds the one of the row's largest logit.
+fn cannot_pass(expansion: &Expansion, parent: &Parent, threshold: u64) -> bool {
+    // The scan reads logits in order, 16 at a time; it pays when it replaces a fair number of scattered reads.
+    if parent.children.len() * 16 < parent.logits.len() {
+        return false;
+    }
+    let bound = parent.score + (reduce::max(expansion.isa, parent.logits) - parent.lognorm);
+    bound < score_of(threshold)
+}
+
+/// Packs a candidate; larger is better.
+fn key(score: f32, rank: usize, code: u16) -> u64 {
+    // Adding 0 makes -0 and 0 one score. Flipping the sign bit, or all bits of a negative number, makes the bits of a float
+    // order as the float does.
+    let score = if score.is_nan() { f32::NEG_INFINITY } else { score + 0.0 };
+    let bits = score.to_bits();
+    let ordered = bits ^ (((bits as i32) >> 31) as u32 | 0x8000_0000);
+    u64::from(ordered) << 32 | u64::from(0xffff - rank as u16) << 16 | u64::from(0xffff - code)
+}
+
+fn score_of(key: u64) -> f32 {
+    let ordered = (key >> 32) as u32;
+    let bits = if ordered >> 31 == 1 { ordered ^ 0x8000_0000 } else { !ordered };
+    f32::from_bits(bits)
+}
+
+/// The parts of `children` between banned nodes.
+fn legal_runs(children: Range<u32>, banned: &[u32]) -> impl Iterator<Item = Range<u32>> {
+    let from = banned.partition_point(|&node| node < children.start);
+    let mut banned = banned[from..].iter().copied().take_while(move |&node| node < children.end);
+    let mut next = Some(children.start);
+    std::iter::from_fn(move || {
+        let start = next?;
+        let end = banned.next();
+        next = end.map(|node| node + 1);
+        Some(start..end.unwrap_or(children.end).max(start))
+    })
+}
+
+/// The node of `code` among `children`.
+pub(super) fn child_node(codes: &[u16], children: Range<u32>, code: u16) -> u32 {
+    let place = codes[children.start as usize..children.end as usize].partition_point(|&other| other < code);
+    children.start + place as u32
+}

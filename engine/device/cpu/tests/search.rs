@@ -1,0 +1,236 @@
+//! Head and selection together equal brute force, on tries that try to break them.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::sets;
+use crate::device::cpu::{CpuDevice, Isa};
+use crate::device::{Beam, Cohort, CohortRequest, Device, Dtype, ExpandArgs, Head, HeadSource, Tensor};
+use crate::export::TensorView;
+
+/// A set of semantic IDs as trie levels.
+struct Levels {
+    codes: Vec<Vec<u16>>,
+    first_child: Vec<Vec<u32>>,
+    /// Prefix of each node.
+    prefixes: Vec<Vec<Vec<u16>>>,
+}
+
+fn levels_of(sids: &BTreeSet<Vec<u16>>) -> Levels {
+    let depth = sids.first().map_or(1, Vec::len);
+    let prefixes: Vec<Vec<Vec<u16>>> = (1..=depth)
+        .map(|len| sids.iter().map(|sid| sid[..len].to_vec()).collect::<BTreeSet<_>>().into_iter().collect())
+        .collect();
+    let codes = prefixes.iter().map(|level: &Vec<Vec<u16>>| level.iter().map(|p| p[p.len() - 1]).collect()).collect();
+    let first_child = (0..depth - 1)
+        .map(|level| {
+            let below =
+                |node: &Vec<u16>| prefixes[level + 1].partition_point(|child| child[..=level] < node[..]) as u32;
+            let mut first: Vec<u32> = prefixes[level].iter().map(below).collect();
+            first.push(prefixes[level + 1].len() as u32);
+            first
+        })
+        .collect();
+    Levels { codes, first_child, prefixes }
+}
+
+/// One request of a case.
+#[derive(Clone, Debug)]
+struct Wish {
+    beams: u32,
+    /// Rows left unused before the request's own.
+    gap: u32,
+    banned: Vec<Vec<u16>>,
+    seed: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Case {
+    codes: Vec<u16>,
+    sids: BTreeSet<Vec<u16>>,
+    wishes: Vec<Wish>,
+    /// Logits are multiples of 1 / this: a small number makes ties.
+    quantum: u32,
+}
+
+fn hash(seed: u64, words: &[u16]) -> u64 {
+    words.iter().fold(seed ^ 0x9e37_79b9_7f4a_7c15, |state, &word| {
+        let mixed = (state ^ u64::from(word)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed ^ mixed >> 29
+    })
+}
+
+/// The logits of a beam's next level: a function of its request and prefix.
+fn logits_of(case: &Case, seed: u64, prefix: &[u16]) -> Vec<f32> {
+    let codes = case.codes[prefix.len()];
+    let value = |code| {
+        let mut words = prefix.to_vec();
+        words.push(code);
+        let random = hash(hash(seed, &words), &[code]) % 4096;
+        ((random as f32 / 4096.0 * 6.0 - 3.0) * case.quantum as f32).round() / case.quantum as f32
+    };
+    (0..codes).map(value).collect()
+}
+
+fn lognorm_of(logits: &[f32]) -> f32 {
+    logits.iter().map(|&logit| f64::from(logit).exp()).sum::<f64>().ln() as f32
+}
+
+/// The search as its definition says it: every child of every beam, sorted.
+fn brute_force(case: &Case, wish: &Wish, scores: impl Fn(&[u16]) -> (Vec<f32>, f32)) -> Vec<(Vec<u16>, f32)> {
+    let allowed = case.sids.iter().filter(|sid| !wish.banned.contains(sid)).cloned().collect::<BTreeSet<_>>();
+    let mut beams: Vec<(Vec<u16>, f32)> = vec![(Vec::new(), 0.0)];
+    for level in 0..case.codes.len() {
+        let mut children = Vec::new();
+        for (rank, (prefix, score)) in beams.iter().enumerate() {
+            let (logits, lognorm) = scores(prefix);
+            for (code, logit) in logits.iter().enumerate() {
+                let mut child = prefix.clone();
+                child.push(code as u16);
+                if allowed.iter().any(|sid| sid[..=level] == child[..]) {
+                    let score = score + (logit - lognorm);
+                    children.push((if score.is_nan() { f32::NEG_INFINITY } else { score }, rank, child));
+                }
+            }
+        }
+        children.sort_by(|a, b| b.0.partial_cmp(&a.0).unwrap().then(a.1.cmp(&b.1)).then(a.2.cmp(&b.2)));
+        children.truncate(wish.beams as usize);
+        beams = children.into_iter().map(|(score, _, prefix)| (prefix, score)).collect();
+    }
+    beams
+}
+
+/// Nodes whose every leaf is banned, by level.
+fn banned_nodes(levels: &Levels, case: &Case, wish: &Wish) -> Vec<Vec<u32>> {
+    let dead =
+        |prefix: &Vec<u16>| case.sids.iter().filter(|sid| sid.starts_with(prefix)).all(|sid| wish.banned.contains(sid));
+    let of = |level: &Vec<Vec<u16>>| (0..).zip(level).filter(|(_, p)| dead(p)).map(|(node, _)| node).collect();
+    levels.prefixes.iter().map(of).collect()
+}
+
+fn cohort_of(levels: &Levels, case: &Case, wishes: &[Wish]) -> Cohort {
+    let mut next = 0;
+    let mut request = |(slot, wish): (u32, &Wish)| {
+        let first_row = next + wish.gap;
+        next = first_row + wish.beams;
+        CohortRequest { slot, beams: wish.beams, first_row, banned_nodes: banned_nodes(levels, case, wish) }
+    };
+    Cohort { requests: (0..).zip(wishes).map(&mut request).collect() }
+}
+
+fn write(device: &mut CpuDevice, tensor: Tensor, row: usize, values: &[f32]) {
+    let mut buffer = device.store.write("test", tensor);
+    buffer.elements_mut::<f32>(tensor)[row * tensor.stride..][..values.len()].copy_from_slice(values);
+}
+
+/// An identity-free head that only names the tokens of each code.
+fn head_of(device: &mut CpuDevice, codes: &[u16]) -> Head {
+    let mut first = 3;
+    let level_tokens: Vec<Vec<u32>> = codes
+        .iter()
+        .map(|&codes| {
+            first += u32::from(codes);
+            (first - u32::from(codes)..first).rev().collect()
+        })
+        .collect();
+    let matrix = TensorView::owned("head", vec![first as usize, 1], vec![0.0; first as usize]);
+    device.head_weight(&HeadSource { matrix, level_tokens, whole_vocabulary: false }).unwrap()
+}
+
+/// Runs the selection with given logits and checks the beam state on the way.
+fn select(isa: Isa, threads: usize, case: &Case, wishes: &[Wish]) -> Vec<Vec<(Vec<u16>, f32)>> {
+    let levels = levels_of(&case.sids);
+    let mut device = CpuDevice::new(isa, Dtype::F32, threads).unwrap();
+    let rows = wishes.iter().map(|wish| wish.gap + wish.beams).sum::<u32>() as usize;
+    let widest = usize::from(*case.codes.iter().max().unwrap());
+    let logits = device.buffer(rows, widest + 1, Dtype::F32).unwrap().columns(1, widest);
+    let lognorm = device.buffer(rows, 1, Dtype::F32).unwrap();
+    device.plan_slots(wishes.len()).unwrap();
+    let lane = device.cohort_lane(rows, case.codes.len()).unwrap();
+    let head = head_of(&mut device, &case.codes);
+    let trie = device.trie_of_levels(levels.codes.clone(), levels.first_child.clone());
+    device.write_cohort(lane, &cohort_of(&levels, case, wishes)).unwrap();
+    for level in 0..case.codes.len() {
+        let before = device.lanes.cohorts[0].now.ancestors.clone();
+        for (index, wish) in wishes.iter().enumerate() {
+            let request = device.lanes.cohorts[0].requests[index];
+            for row in request.live_rows() {
+                let node = device.lanes.cohorts[0].now.node[row] as usize;
+                let prefix = if level == 0 { &[][..] } else { &levels.prefixes[level - 1][node] };
+                let values = logits_of(case, wish.seed, prefix);
+                let at = if level == 0 { index } else { row };
+                write(&mut device, logits, at, &values);
+                write(&mut device, lognorm, at, &[lognorm_of(&values)]);
+            }
+        }
+        device.expand_select(&ExpandArgs { lane, trie, head, level, logits, lognorm }).unwrap();
+        let cohort = &device.lanes.cohorts[0];
+        for request in &cohort.requests {
+            for row in request.live_rows() {
+                let (node, parent) = (cohort.now.node[row] as usize, cohort.now.parent[row] as usize);
+                let code = levels.codes[level][node];
+                let tokens = &device.weights.heads[0].level_tokens[level];
+                assert_eq!(cohort.now.token[row], tokens[usize::from(code)]);
+                let ancestors = &cohort.now.ancestors[row * cohort.steps..][..=level];
+                assert_eq!(ancestors[level] as usize, row);
+                assert_eq!(ancestors[..level], before[parent * cohort.steps..][..level]);
+                assert!(request.rows().contains(&parent));
+            }
+        }
+    }
+    let leaf = |beam: &Beam| (levels.prefixes[case.codes.len() - 1][beam.leaf as usize].clone(), beam.score);
+    device.read_beams(lane).unwrap().iter().map(|beams| beams.iter().map(leaf).collect()).collect()
+}
+
+fn check(case: &Case) {
+    let expected: Vec<_> = case
+        .wishes
+        .iter()
+        .map(|wish| {
+            brute_force(case, wish, |prefix| {
+                let logits = logits_of(case, wish.seed, prefix);
+                let lognorm = lognorm_of(&logits);
+                (logits, lognorm)
+            })
+        })
+        .collect();
+    for (isa, threads) in [(Isa::Scalar, 1), (sets().last().unwrap(), 2)] {
+        assert_eq!(select(isa, threads, case, &case.wishes), expected, "{isa:?}");
+        let alone = select(isa, threads, case, &case.wishes[..1]);
+        assert_eq!(alone[0], expected[0], "{isa:?}, alone");
+    }
+}
+
+fn cases() -> impl Strategy<Value = Case> {
+    let codes = proptest::collection::vec(prop_oneof![1u16..4, 4u16..40], 2..5);
+    let shape = (codes, 1usize..120, prop_oneof![Just(1u32), Just(4), Just(1024)], any::<u64>());
+    let wish = (prop_oneof![1u32..4, 4u32..40], 0u32..3, 0.0f64..1.1, any::<u64>());
+    (shape, proptest::collection::vec(wish, 1..4)).prop_map(|((codes, items, quantum, seed), wishes)| {
+        let sid = |item: u64| {
+            let code = |(level, &codes): (usize, &u16)| {
+                let random = hash(seed ^ item << 8, &[level as u16]) % 1000;
+                // Squaring twice makes low codes much more frequent: skewed tries with wide nodes.
+                ((random as f64 / 1000.0).powi(4) * f64::from(codes)) as u16
+            };
+            codes.iter().enumerate().map(code).collect::<Vec<u16>>()
+        };
+        let sids: BTreeSet<Vec<u16>> = (0..items as u64).map(sid).collect();
+        let wishes = wishes
+            .into_iter()
+            .map(|(beams, gap, share, seed)| {
+                let banned = |sid: &&Vec<u16>| (hash(seed, sid) % 1000) as f64 / 1000.0 < share - 0.1;
+                Wish { beams, gap, banned: sids.iter().filter(banned).cloned().collect(), seed }
+            })
+            .collect();
+        Case { codes, sids, wishes, quantum }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn selection_equals_brute_force(case in cases()) {
+        check(&case);
+    }
+}
