@@ -200,9 +200,9 @@ pub(super) fn run(run: HeadRun, scratch: &mut HeadScratch) {
                     let start = wanted.1.start.max(block.columns.start);
                     let end = wanted.1.end.min(block.columns.end);
                     if start < end {
-                        let to = row * logits.stride - wanted.1.start;
+                        let to = row * logits.stride + start - wanted.1.start;
                         // SAFETY: tasks differ in row or in columns.
-                        let out = unsafe { logits_parts.range(to + start..to + end) };
+                        let out = unsafe { logits_parts.range(to..to + end - start) };
                         out.copy_from_slice(&values[start - block.columns.start..end - block.columns.start]);
                     }
                 }

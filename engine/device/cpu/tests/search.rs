@@ -4,20 +4,20 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::sets;
+use super::{sets, write};
 use crate::device::cpu::{CpuDevice, Isa};
-use crate::device::{Beam, Cohort, CohortRequest, Device, Dtype, ExpandArgs, Head, HeadSource, Tensor};
+use crate::device::{Beam, Cohort, CohortRequest, Device, Dtype, ExpandArgs, Head, HeadSource};
 use crate::export::TensorView;
 
 /// A set of semantic IDs as trie levels.
-struct Levels {
-    codes: Vec<Vec<u16>>,
-    first_child: Vec<Vec<u32>>,
+pub(super) struct Levels {
+    pub(super) codes: Vec<Vec<u16>>,
+    pub(super) first_child: Vec<Vec<u32>>,
     /// Prefix of each node.
-    prefixes: Vec<Vec<Vec<u16>>>,
+    pub(super) prefixes: Vec<Vec<Vec<u16>>>,
 }
 
-fn levels_of(sids: &BTreeSet<Vec<u16>>) -> Levels {
+pub(super) fn levels_of(sids: &BTreeSet<Vec<u16>>) -> Levels {
     let depth = sids.first().map_or(1, Vec::len);
     let prefixes: Vec<Vec<Vec<u16>>> = (1..=depth)
         .map(|len| sids.iter().map(|sid| sid[..len].to_vec()).collect::<BTreeSet<_>>().into_iter().collect())
@@ -37,24 +37,24 @@ fn levels_of(sids: &BTreeSet<Vec<u16>>) -> Levels {
 
 /// One request of a case.
 #[derive(Clone, Debug)]
-struct Wish {
-    beams: u32,
+pub(super) struct Wish {
+    pub(super) beams: u32,
     /// Rows left unused before the request's own.
-    gap: u32,
-    banned: Vec<Vec<u16>>,
-    seed: u64,
+    pub(super) gap: u32,
+    pub(super) banned: Vec<Vec<u16>>,
+    pub(super) seed: u64,
 }
 
 #[derive(Clone, Debug)]
-struct Case {
-    codes: Vec<u16>,
-    sids: BTreeSet<Vec<u16>>,
-    wishes: Vec<Wish>,
-    /// Logits are multiples of 1 / this: a small number makes ties.
-    quantum: u32,
+pub(super) struct Case {
+    pub(super) codes: Vec<u16>,
+    pub(super) sids: BTreeSet<Vec<u16>>,
+    pub(super) wishes: Vec<Wish>,
+    /// Logits are multiples of 1 / this, all equal at 0: a small number makes ties.
+    pub(super) quantum: u32,
 }
 
-fn hash(seed: u64, words: &[u16]) -> u64 {
+pub(super) fn hash(seed: u64, words: &[u16]) -> u64 {
     words.iter().fold(seed ^ 0x9e37_79b9_7f4a_7c15, |state, &word| {
         let mixed = (state ^ u64::from(word)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed ^ mixed >> 29
@@ -68,7 +68,8 @@ fn logits_of(case: &Case, seed: u64, prefix: &[u16]) -> Vec<f32> {
         let mut words = prefix.to_vec();
         words.push(code);
         let random = hash(hash(seed, &words), &[code]) % 4096;
-        ((random as f32 / 4096.0 * 6.0 - 3.0) * case.quantum as f32).round() / case.quantum as f32
+        let spread = random as f32 / 4096.0 * 6.0 - 3.0;
+        if case.quantum == 0 { 0.0 } else { (spread * case.quantum as f32).round() / case.quantum as f32 }
     };
     (0..codes).map(value).collect()
 }
@@ -78,7 +79,11 @@ fn lognorm_of(logits: &[f32]) -> f32 {
 }
 
 /// The search as its definition says it: every child of every beam, sorted.
-fn brute_force(case: &Case, wish: &Wish, scores: impl Fn(&[u16]) -> (Vec<f32>, f32)) -> Vec<(Vec<u16>, f32)> {
+pub(super) fn brute_force(
+    case: &Case,
+    wish: &Wish,
+    scores: impl Fn(&[u16]) -> (Vec<f32>, f32),
+) -> Vec<(Vec<u16>, f32)> {
     let allowed = case.sids.iter().filter(|sid| !wish.banned.contains(sid)).cloned().collect::<BTreeSet<_>>();
     let mut beams: Vec<(Vec<u16>, f32)> = vec![(Vec::new(), 0.0)];
     for level in 0..case.codes.len() {
@@ -88,7 +93,8 @@ fn brute_force(case: &Case, wish: &Wish, scores: impl Fn(&[u16]) -> (Vec<f32>, f
             for (code, logit) in logits.iter().enumerate() {
                 let mut child = prefix.clone();
                 child.push(code as u16);
-                if allowed.iter().any(|sid| sid[..=level] == child[..]) {
+                // The first allowed item that is not before the prefix has it, or none has.
+                if allowed.range(child.clone()..).next().is_some_and(|sid| sid[..=level] == child[..]) {
                     let score = score + (logit - lognorm);
                     children.push((if score.is_nan() { f32::NEG_INFINITY } else { score }, rank, child));
                 }
@@ -109,7 +115,7 @@ fn banned_nodes(levels: &Levels, case: &Case, wish: &Wish) -> Vec<Vec<u32>> {
     levels.prefixes.iter().map(of).collect()
 }
 
-fn cohort_of(levels: &Levels, case: &Case, wishes: &[Wish]) -> Cohort {
+pub(super) fn cohort_of(levels: &Levels, case: &Case, wishes: &[Wish]) -> Cohort {
     let mut next = 0;
     let mut request = |(slot, wish): (u32, &Wish)| {
         let first_row = next + wish.gap;
@@ -117,11 +123,6 @@ fn cohort_of(levels: &Levels, case: &Case, wishes: &[Wish]) -> Cohort {
         CohortRequest { slot, beams: wish.beams, first_row, banned_nodes: banned_nodes(levels, case, wish) }
     };
     Cohort { requests: (0..).zip(wishes).map(&mut request).collect() }
-}
-
-fn write(device: &mut CpuDevice, tensor: Tensor, row: usize, values: &[f32]) {
-    let mut buffer = device.store.write("test", tensor);
-    buffer.elements_mut::<f32>(tensor)[row * tensor.stride..][..values.len()].copy_from_slice(values);
 }
 
 /// An identity-free head that only names the tokens of each code.
@@ -202,7 +203,7 @@ fn check(case: &Case) {
     }
 }
 
-fn cases() -> impl Strategy<Value = Case> {
+pub(super) fn cases() -> impl Strategy<Value = Case> {
     let codes = proptest::collection::vec(prop_oneof![1u16..4, 4u16..40], 2..5);
     let shape = (codes, 1usize..120, prop_oneof![Just(1u32), Just(4), Just(1024)], any::<u64>());
     let wish = (prop_oneof![1u32..4, 4u32..40], 0u32..3, 0.0f64..1.1, any::<u64>());
@@ -232,5 +233,45 @@ proptest! {
     #[test]
     fn selection_equals_brute_force(case in cases()) {
         check(&case);
+    }
+}
+
+fn case(codes: &[u16], sids: impl IntoIterator<Item = Vec<u16>>, wishes: Vec<Wish>, quantum: u32) -> Case {
+    Case { codes: codes.to_vec(), sids: sids.into_iter().collect(), wishes, quantum }
+}
+
+fn wish(beams: u32, banned: Vec<Vec<u16>>, seed: u64) -> Wish {
+    Wish { beams, gap: 0, banned, seed }
+}
+
+#[test]
+fn one_item_and_more_beams_than_items() {
+    check(&case(&[4, 4, 4], [vec![3, 0, 2]], vec![wish(8, vec![], 1)], 1024));
+    let sids = (0..5).map(|code| vec![code, 4 - code, 0]);
+    check(&case(&[5, 5, 5], sids, vec![wish(64, vec![], 2), wish(1, vec![], 3)], 1024));
+}
+
+#[test]
+fn ties_go_to_the_better_parent_and_then_the_smaller_code() {
+    // One possible logit: every child of every beam ties with all others.
+    let sids = (0..6).flat_map(|a| (0..6).map(move |b| vec![a, b, (a + b) % 6]));
+    let mut case = case(&[6, 6, 6], sids, vec![wish(4, vec![], 7), wish(20, vec![], 8)], 1);
+    case.quantum = 0;
+    check(&case);
+}
+
+#[test]
+fn a_request_with_everything_banned_dies_and_its_neighbours_live() {
+    let sids: Vec<Vec<u16>> = (0..9).map(|code| vec![code / 3, code]).collect();
+    let wishes = vec![wish(4, sids.clone(), 1), wish(4, vec![], 2), wish(4, sids[1..].to_vec(), 3)];
+    check(&case(&[3, 9], sids, wishes, 4));
+}
+
+#[test]
+fn wide_nodes_below_poor_beams() {
+    // Every first code has all 3,000 children: the candidates are many times the beams, and most beams cannot matter.
+    let sids = (0..40).flat_map(|a| (0..300).map(move |b| vec![a, b * 10]));
+    for quantum in [1, 64] {
+        check(&case(&[40, 3000], sids.clone(), vec![wish(33, vec![vec![0, 0]], 5)], quantum));
     }
 }
