@@ -28,9 +28,8 @@ pub struct Limits {
     pub max_denied_items: usize,
     /// Tokens in a KV page.
     pub page_tokens: usize,
-    /// KV pages for histories; `None` = enough for `max_sequences` prompts of a quarter of the longest length, and at
-    /// least one of the longest.
-    pub history_pages: Option<usize>,
+    /// Memory for history KV in bytes; at least the longest prompt is always held.
+    pub kv_bytes: usize,
     /// Deadline of a request that names none.
     pub default_deadline: Duration,
     /// Longest deadline that a request may ask for.
@@ -60,7 +59,7 @@ impl Default for Limits {
             max_decoder_prefix: 16,
             max_denied_items: 20_000,
             page_tokens: 64,
-            history_pages: None,
+            kv_bytes: 1 << 30,
             default_deadline: Duration::from_secs(10),
             max_deadline: Duration::from_secs(600),
             max_frame_bytes: 4 << 20,
@@ -73,14 +72,40 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// KV pages that hold `tokens`.
-    pub fn pages_for(&self, tokens: usize) -> usize {
-        tokens.div_ceil(self.page_tokens)
+    /// Pages of the history pool: as many as `kv_bytes` holds, but at least one longest prompt and no more than
+    /// `max_sequences` of them could use.
+    pub fn history_pages(&self, longest_prompt: usize, page_bytes: usize) -> usize {
+        let longest = longest_prompt.div_ceil(self.page_tokens);
+        (self.kv_bytes / page_bytes.max(1)).clamp(longest, longest * self.max_sequences)
     }
 
-    /// Pages of the history pool.
-    pub fn history_pages(&self) -> usize {
-        let longest = self.pages_for(self.max_prompt_tokens);
-        self.history_pages.unwrap_or((longest * self.max_sequences).div_ceil(4)).max(longest)
+    /// Checks what every other part relies on.
+    ///
+    /// # Errors
+    /// A message naming the limit and what it must be.
+    pub fn validate(&self) -> Result<(), String> {
+        let counts = [
+            ("max_requests", self.max_requests),
+            ("max_sequences", self.max_sequences),
+            ("max_prompt_tokens", self.max_prompt_tokens),
+            ("max_beams", self.max_beams),
+            ("max_prefill_tokens", self.max_prefill_tokens),
+            ("max_cohort_rows", self.max_cohort_rows),
+            ("max_cohorts", self.max_cohorts),
+            ("max_decoder_prefix", self.max_decoder_prefix),
+            ("page_tokens", self.page_tokens),
+            ("max_frame_bytes", self.max_frame_bytes),
+            ("max_connections", self.max_connections),
+            ("max_in_flight_per_connection", self.max_in_flight_per_connection),
+        ];
+        for (name, value) in counts {
+            if value == 0 {
+                return Err(format!("{name} is 0; it must be at least 1"));
+            }
+            if value > u32::MAX as usize {
+                return Err(format!("{name} is {value}; it must fit 32 bits"));
+            }
+        }
+        Ok(())
     }
 }

@@ -1,5 +1,40 @@
 //! Limits, admission, batches and the engine loop.
+//!
+//! A request passes three threads: the caller's (checked at the door), the host thread (resolved, and later expanded into
+//! a reply), and the engine thread in between, which owns all device state. They meet in bounded queues.
 
+mod answer;
+mod core;
+mod cost;
+mod engine;
 mod limits;
+mod load;
+mod resolve;
+mod stats;
+mod ticket;
 
+pub use engine::{Engine, EngineConfig};
 pub use limits::Limits;
+pub use load::{DeviceChoice, DeviceKind, LoadError, open_catalog};
+pub use ticket::Done;
+
+use crate::request::Provenance;
+
+/// What an engine serves, and on what.
+#[derive(Clone, Debug)]
+pub struct EngineFacts {
+    /// Model, catalogue, device and type.
+    pub provenance: Provenance,
+    /// Compute threads.
+    pub threads: usize,
+    /// Levels of a semantic ID.
+    pub levels: usize,
+    /// Items of the catalogue.
+    pub items: usize,
+    /// Widest beam served.
+    pub max_beams: usize,
+    /// Longest prompt served.
+    pub max_prompt_tokens: usize,
+    /// Device memory planned: weights, KV, everything else.
+    pub planned_bytes: (usize, usize, usize),
+}

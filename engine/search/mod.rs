@@ -1,1 +1,144 @@
-//! (to be written)
+//! Trie-constrained beam search, enqueued step by step.
+//!
+//! A search has one step a level, then one a *scored* end token. Every step enqueues the hidden states, the head, and the
+//! selection; nothing waits. Scores follow the mode that the manifest declares (design: scores are declared, never
+//! guessed). An end token that is not scored changes no result and is not computed.
+
+use std::sync::Arc;
+
+use crate::catalog::Catalog;
+use crate::device::{
+    Device, DeviceError, Dtype, ExpandArgs, ForceArgs, Head, HeadArgs, HeadSource, Normalizer, Rows, Target, Tensor,
+    TrieId,
+};
+use crate::export::{Manifest, ScoreMode, TensorView};
+use crate::model::{CohortLanes, Model};
+
+/// What of a search is fixed by the export.
+#[derive(Clone, Debug)]
+pub struct SearchPlan {
+    levels: usize,
+    /// Scored end tokens, in order.
+    end: Vec<u32>,
+    normalizer: Normalizer,
+    /// What a final score is divided by: length^penalty, or 1.
+    divisor: f32,
+}
+
+impl SearchPlan {
+    /// Reads the plan from a manifest.
+    ///
+    /// # Errors
+    /// A message naming the score mode when this engine does not serve it.
+    pub fn new(manifest: &Manifest) -> Result<SearchPlan, String> {
+        let normalizer = match manifest.score {
+            ScoreMode::FullThenMask => Normalizer::Vocabulary,
+            ScoreMode::LevelNorm => Normalizer::Level,
+            mode => {
+                return Err(format!(
+                    "sidereal.json: score {:?} is not served yet; full_then_mask and level_norm are",
+                    mode.name()
+                ));
+            }
+        };
+        let end = match &manifest.end {
+            Some(end) if end.scored => end.tokens.clone(),
+            _ => Vec::new(),
+        };
+        let levels = manifest.levels();
+        let length = (levels + end.len()) as f32;
+        let penalty = manifest.length_penalty as f32;
+        let divisor = if penalty == 0.0 { 1.0 } else { length.powf(penalty) };
+        Ok(SearchPlan { levels, end, normalizer, divisor })
+    }
+
+    /// Steps of a search.
+    pub fn steps(&self) -> usize {
+        self.levels + self.end.len()
+    }
+
+    /// Generated tokens that are fed back to the model: all but the last.
+    pub fn own_steps(&self) -> usize {
+        self.steps() - 1
+    }
+
+    /// Whether logits of the whole vocabulary are ever needed.
+    pub fn needs_vocabulary(&self) -> bool {
+        self.normalizer == Normalizer::Vocabulary
+    }
+
+    /// A finished beam's score as replies give it.
+    pub fn final_score(&self, sum: f32) -> f32 {
+        sum / self.divisor
+    }
+}
+
+/// A plan with its device-side parts.
+#[derive(Debug)]
+pub struct Searcher {
+    plan: SearchPlan,
+    head: Head,
+    trie: TrieId,
+    /// f32 `[rows, widest level]`.
+    logits: Tensor,
+    /// f32 `[rows, 1]`.
+    lognorm: Tensor,
+}
+
+impl Searcher {
+    /// Loads the head and the trie and plans buffers for `rows` rows.
+    pub fn load(
+        plan: SearchPlan,
+        manifest: &Manifest,
+        head: &TensorView,
+        catalog: &Arc<Catalog>,
+        rows: usize,
+        device: &mut dyn Device,
+    ) -> Result<Searcher, DeviceError> {
+        let level_tokens: Vec<Vec<u32>> = (0..plan.levels).map(|level| manifest.level_tokens(level)).collect();
+        let widest = level_tokens.iter().map(Vec::len).max().unwrap_or(1);
+        let whole_vocabulary = plan.needs_vocabulary();
+        let source = HeadSource { matrix: head.clone(), level_tokens, whole_vocabulary };
+        Ok(Searcher {
+            head: device.head_weight(&source)?,
+            trie: device.trie(catalog)?,
+            logits: device.buffer(rows, widest, Dtype::F32)?,
+            lognorm: device.buffer(rows, 1, Dtype::F32)?,
+            plan,
+        })
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &SearchPlan {
+        &self.plan
+    }
+
+    /// Enqueues step `step` (from 0) of a cohort's search.
+    pub fn step(
+        &self,
+        device: &mut dyn Device,
+        model: &mut dyn Model,
+        lanes: &CohortLanes,
+        step: usize,
+    ) -> Result<(), DeviceError> {
+        let lane = lanes.cohort;
+        let (rows, x) = match step {
+            0 => (Rows::Requests(lane), model.first_hidden(device, lanes)?),
+            _ => (Rows::Beams(lane), model.next_hidden(device, lanes, step - 1)?),
+        };
+        let (logits, lognorm, normalizer) = (self.logits, self.lognorm, self.plan.normalizer);
+        let target = match step.checked_sub(self.plan.levels) {
+            None => Target::Level(step),
+            Some(index) => Target::Token(self.plan.end[index]),
+        };
+        device.head(&HeadArgs { rows, x, head: self.head, target, normalizer, logits, lognorm })?;
+        match target {
+            Target::Level(level) => {
+                device.expand_select(&ExpandArgs { lane, trie: self.trie, head: self.head, level, logits, lognorm })
+            }
+            Target::Token(token) => {
+                device.force_token(&ForceArgs { lane, token, step, scored: Some((logits, lognorm)) })
+            }
+        }
+    }
+}

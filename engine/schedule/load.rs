@@ -1,0 +1,105 @@
+//! What it takes to bring an export up: which device, which catalogue, and everything that can be wrong with them.
+
+use std::path::Path;
+
+use crate::catalog::{Catalog, CatalogError};
+use crate::device::cpu::{CpuDevice, Isa};
+use crate::device::{Device, DeviceError, Dtype};
+use crate::export::{CatalogSource, Export, ExportError};
+use crate::model::ModelError;
+
+/// Why an engine did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The export is bad.
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    /// The model cannot be loaded.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The catalogue is bad.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// Catalogue and manifest contradict each other.
+    #[error("catalogue and manifest disagree: {0}")]
+    Mismatch(String),
+    /// The device is not there or too small.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The limits contradict each other or the export.
+    #[error("{0}")]
+    Limits(String),
+    /// The export declares something that this engine does not serve.
+    #[error("{0}")]
+    Unsupported(String),
+    /// The system gave no thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// Which kind of device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// The best there is.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+}
+
+/// Which device, in which type, with how many threads.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DeviceChoice {
+    /// Kind.
+    pub kind: DeviceKind,
+    /// Compute type; `None` = f32.
+    pub dtype: Option<Dtype>,
+    /// Compute threads; `None` = one a core.
+    pub threads: Option<usize>,
+}
+
+impl DeviceChoice {
+    /// Opens the device.
+    pub fn open(&self) -> Result<Box<dyn Device>, DeviceError> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = self.threads.unwrap_or(cores).max(1);
+        match self.kind {
+            DeviceKind::Auto | DeviceKind::Cpu => {
+                let dtype = self.dtype.unwrap_or(Dtype::F32);
+                Ok(Box::new(CpuDevice::new(Isa::choose()?, dtype, threads)?))
+            }
+        }
+    }
+}
+
+/// Opens the catalogue named on the command line, or else the export's; a source is built in memory.
+pub fn open_catalog(export: &Export, named: Option<&Path>) -> Result<Catalog, LoadError> {
+    let manifest = export.manifest();
+    let codes: Vec<u32> = (0..manifest.levels()).map(|level| manifest.codes(level)).collect();
+    let source = match named {
+        Some(path) => CatalogSource::of(path),
+        None => export.catalog_source()?,
+    };
+    let catalog = match source {
+        CatalogSource::Built(path) => Catalog::open(&path)?,
+        CatalogSource::Source(path) => Catalog::from_source(&path, Some(&codes))?,
+    };
+    if catalog.levels() != codes.len() {
+        return Err(LoadError::Mismatch(format!(
+            "the catalogue has {} levels, sidereal.json has {}",
+            catalog.levels(),
+            codes.len()
+        )));
+    }
+    for (level, declared) in codes.iter().enumerate() {
+        if let Some(code) = catalog.level_codes(level).iter().max().filter(|code| u32::from(**code) >= *declared) {
+            return Err(LoadError::Mismatch(format!(
+                "level {level} of the catalogue uses code {code}; sidereal.json declares {declared} codes"
+            )));
+        }
+    }
+    if catalog.items() == 0 {
+        return Err(LoadError::Mismatch("the catalogue has no items".into()));
+    }
+    Ok(catalog)
+}

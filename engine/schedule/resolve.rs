@@ -1,0 +1,169 @@
+//! From a request to what the device needs: items to tokens, denied items to trie nodes. Runs off the engine thread.
+
+use std::sync::Arc;
+
+use crate::catalog::{Catalog, ItemIndex};
+use crate::export::Manifest;
+use crate::request::{History, ItemRefs, Refusal, RefusalKind, Request};
+
+/// What requests are checked against: bounds that cannot change while the engine runs.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    /// Longest prompt in tokens.
+    pub max_prompt_tokens: usize,
+    /// Widest beam.
+    pub max_beams: usize,
+    /// Items denied by one request, its history included when that is denied.
+    pub max_denied_items: usize,
+    /// Rows of the embedding table.
+    pub vocabulary: usize,
+}
+
+/// A request, ready for the device.
+#[derive(Debug)]
+pub struct Resolved {
+    /// The caller's id.
+    pub id: u64,
+    /// The complete prompt.
+    pub tokens: Vec<u32>,
+    /// Beam width.
+    pub beams: u32,
+    /// Semantic IDs to return.
+    pub top: u32,
+    /// Items of each, if bounded.
+    pub max_items_per_sid: Option<u32>,
+    /// Return keys and titles.
+    pub with_text: bool,
+    /// Items that must not be returned, sorted.
+    pub denied: Vec<ItemIndex>,
+    /// Trie nodes that must not be expanded, by level, sorted.
+    pub banned_nodes: Vec<Vec<u32>>,
+    /// Items of the history that the catalogue does not know.
+    pub unknown_items: u32,
+}
+
+/// Checks that need no look-up: what a refusal at the door costs almost nothing for.
+pub fn check(request: &Request, bounds: &Bounds) -> Result<(), Refusal> {
+    let bad = |message: String| Err(Refusal::new(RefusalKind::BadRequest, message));
+    if request.beams == 0 {
+        return bad("beams is 0; at least 1 is needed".into());
+    }
+    if request.beams as usize > bounds.max_beams {
+        return bad(format!("beams is {}; the limit is {}", request.beams, bounds.max_beams));
+    }
+    if request.top == 0 || request.top > request.beams {
+        return bad(format!("top is {}; it must be 1 to beams ({})", request.top, request.beams));
+    }
+    if request.max_items_per_sid == Some(0) {
+        return bad("max_items_per_sid is 0; leave it out or give at least 1".into());
+    }
+    if let Some(view) = &request.view {
+        return Err(Refusal::new(RefusalKind::Unsupported, format!("view {view:?}: this export has no views")));
+    }
+    if let Some(scenario) = request.scenario {
+        let message = format!("scenario {scenario}: this export has no scenarios");
+        return Err(Refusal::new(RefusalKind::Unsupported, message));
+    }
+    let history_items = match &request.history {
+        History::Tokens(tokens) => {
+            too_long(tokens.len(), bounds)?;
+            if tokens.is_empty() {
+                return bad("tokens is empty; a prompt needs at least one token".into());
+            }
+            if let Some((at, token)) = tokens.iter().enumerate().find(|(_, t)| **t as usize >= bounds.vocabulary) {
+                return bad(format!("tokens[{at}] is {token}; the vocabulary has {} tokens", bounds.vocabulary));
+            }
+            if request.deny_history {
+                return bad("deny_history needs a history given as items, not tokens".into());
+            }
+            0
+        }
+        History::Items(items) if request.deny_history => items.len(),
+        History::Items(_) => 0,
+    };
+    let denied = request.deny.len() + history_items;
+    if denied > bounds.max_denied_items {
+        return bad(format!("{denied} items denied; the limit is {}", bounds.max_denied_items));
+    }
+    Ok(())
+}
+
+fn too_long(tokens: usize, bounds: &Bounds) -> Result<(), Refusal> {
+    if tokens <= bounds.max_prompt_tokens {
+        return Ok(());
+    }
+    let message = format!("the prompt has {tokens} tokens; the limit is {}", bounds.max_prompt_tokens);
+    Err(Refusal::new(RefusalKind::TooLong, message))
+}
+
+/// Looks everything up.
+pub fn resolve(
+    request: Request,
+    manifest: &Manifest,
+    catalog: &Arc<Catalog>,
+    bounds: &Bounds,
+) -> Result<Resolved, Refusal> {
+    let mut unknown_items = 0;
+    let mut denied: Vec<ItemIndex> = look_up(catalog, &request.deny).flatten().collect();
+    let tokens = match request.history {
+        History::Tokens(tokens) => tokens,
+        History::Items(items) => {
+            let Some(prompt) = &manifest.prompt else {
+                let message = "this export has no prompt template: send the complete prompt as tokens";
+                return Err(Refusal::new(RefusalKind::Unsupported, message));
+            };
+            let mut known = Vec::with_capacity(items.len());
+            for (at, item) in look_up(catalog, &items).enumerate() {
+                match item {
+                    Some(item) => known.push(item),
+                    None if request.strict => return Err(unknown(&items, at)),
+                    None => unknown_items += 1,
+                }
+            }
+            if request.deny_history {
+                denied.extend(&known);
+            }
+            let levels = catalog.levels();
+            let mut sids = vec![0u16; known.len() * levels];
+            for (item, sid) in known.iter().zip(sids.chunks_exact_mut(levels)) {
+                catalog.sid_of_leaf(catalog.leaf_of(*item), sid);
+            }
+            let mut tokens = Vec::new();
+            prompt.render(sids.chunks_exact(levels), manifest, &mut tokens);
+            too_long(tokens.len(), bounds)?;
+            if tokens.is_empty() {
+                let message = "no item of the history is known and the prompt template adds no token";
+                return Err(Refusal::new(RefusalKind::BadRequest, message));
+            }
+            tokens
+        }
+    };
+    denied.sort_unstable();
+    denied.dedup();
+    Ok(Resolved {
+        id: request.id,
+        tokens,
+        beams: request.beams,
+        top: request.top,
+        max_items_per_sid: request.max_items_per_sid,
+        with_text: request.with_text,
+        banned_nodes: catalog.banned_nodes(&denied),
+        denied,
+        unknown_items,
+    })
+}
+
+fn look_up<'a>(catalog: &'a Catalog, items: &'a ItemRefs) -> Box<dyn Iterator<Item = Option<ItemIndex>> + 'a> {
+    match items {
+        ItemRefs::Ids(ids) => Box::new(ids.iter().map(|id| catalog.item(*id))),
+        ItemRefs::Keys(keys) => Box::new(keys.iter().map(|key| catalog.item_by_key(key))),
+    }
+}
+
+fn unknown(items: &ItemRefs, at: usize) -> Refusal {
+    let name = match items {
+        ItemRefs::Ids(ids) => ids[at].to_string(),
+        ItemRefs::Keys(keys) => format!("{:?}", keys[at]),
+    };
+    Refusal::new(RefusalKind::UnknownItem, format!("items[{at}] = {name} is not in the catalogue"))
+}
