@@ -154,7 +154,7 @@ pub const FAMILIES: &[Family] = &[qwen3::FAMILY, t5::FAMILY];
 /// # Errors
 /// [`ModelError::UnknownFamily`] naming those there are.
 pub fn family(export: &Export) -> Result<&'static Family, ModelError> {
-    let model_type = export.config().model_type()?;
+    let model_type = export.model_type();
     FAMILIES.iter().find(|family| family.model_type == model_type).ok_or_else(|| ModelError::UnknownFamily {
         model_type: model_type.to_owned(),
         served: FAMILIES.iter().map(|family| family.model_type).collect::<Vec<_>>().join(", "),

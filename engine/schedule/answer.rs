@@ -17,6 +17,8 @@ pub fn results(beams: &[Beam], request: &Resolved, plan: &SearchPlan, catalog: &
             catalog.sid_of_leaf(beam.leaf, &mut sid);
             let items = catalog
                 .items_of_leaf(beam.leaf)
+                .iter()
+                .copied()
                 .filter(|item| request.denied.binary_search(item).is_err())
                 .take(per_sid)
                 .map(|item| Item {

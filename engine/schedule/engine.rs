@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use crate::catalog::Catalog;
-use crate::device::Device;
 use crate::export::{Export, Manifest};
 use crate::model::{self, Capacity, CohortLanes, Description};
 use crate::request::{Provenance, Recommendation, Refusal, RefusalKind, Request, StageTimings};
@@ -114,16 +113,17 @@ impl Engine {
         limits.validate().map_err(LoadError::Limits)?;
         let export = Export::open(&config.export)?;
         let manifest = export.manifest().clone();
+        let prefix = manifest.decoder_prefix().unwrap_or(&[]);
         let family = model::family(&export)?;
         let description = (family.describe)(&export)?;
         for tensor in &description.tensors {
             export.weights().expect(&tensor.name, &tensor.shape)?;
         }
         manifest.validate_against(description.vocabulary, description.encoder_decoder)?;
-        if manifest.decoder_prefix.len() > limits.max_decoder_prefix {
+        if prefix.len() > limits.max_decoder_prefix {
             return Err(LoadError::Limits(format!(
                 "sidereal.json: decoder_prefix has {} tokens; the limit (max_decoder_prefix) is {}",
-                manifest.decoder_prefix.len(),
+                prefix.len(),
                 limits.max_decoder_prefix
             )));
         }
@@ -142,7 +142,7 @@ impl Engine {
         let mut cohort_lanes = Vec::with_capacity(capacity.cohorts);
         for index in 0..capacity.cohorts {
             let cohort = device.cohort_lane(capacity.cohort_rows, plan.steps())?;
-            let prefix = device.token_lane((capacity.slots * manifest.decoder_prefix.len()).max(1))?;
+            let prefix = device.token_lane((capacity.slots * prefix.len()).max(1))?;
             cohort_lanes.push(CohortLanes { index, cohort, prefix });
         }
         let head = export.weights().tensor(&description.head)?;
@@ -152,7 +152,7 @@ impl Engine {
         let (weights, kv, rest) = device.planned_bytes();
         let device_facts = device.facts().clone();
         let provenance = Provenance {
-            model: format!("{}@{}", manifest.name, manifest.version),
+            model: manifest.label(),
             catalog: catalog.version().to_owned(),
             device: device_facts.name.clone(),
             dtype: device_facts.compute.name().to_owned(),
@@ -202,7 +202,7 @@ impl Engine {
                     slots: capacity.slots,
                     page_tokens: capacity.page_tokens,
                     history_pages: capacity.history_pages,
-                    decoder_prefix: manifest.decoder_prefix.clone(),
+                    decoder_prefix: prefix.to_vec(),
                 },
                 stats: Arc::clone(&stats),
             },
@@ -216,7 +216,7 @@ impl Engine {
         let facts = EngineFacts {
             provenance,
             threads: device_facts.threads,
-            levels: manifest.levels(),
+            levels: manifest.levels().len(),
             items: catalog.items(),
             max_beams: bounds.max_beams,
             max_prompt_tokens: bounds.max_prompt_tokens,

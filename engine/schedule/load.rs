@@ -20,9 +20,9 @@ pub enum LoadError {
     /// The catalogue is bad.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
-    /// Catalogue and manifest contradict each other.
-    #[error("catalogue and manifest disagree: {0}")]
-    Mismatch(String),
+    /// The catalogue cannot be served.
+    #[error("the catalogue has no items")]
+    EmptyCatalog,
     /// The device is not there or too small.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -75,31 +75,22 @@ impl DeviceChoice {
 /// Opens the catalogue named on the command line, or else the export's; a source is built in memory.
 pub fn open_catalog(export: &Export, named: Option<&Path>) -> Result<Catalog, LoadError> {
     let manifest = export.manifest();
-    let codes: Vec<u32> = (0..manifest.levels()).map(|level| manifest.codes(level)).collect();
     let source = match named {
-        Some(path) => CatalogSource::of(path),
-        None => export.catalog_source()?,
+        Some(path) if path.extension().is_some_and(|extension| extension == "sid") => CatalogSource::Built(path.to_owned()),
+        Some(path) => CatalogSource::Source(path.to_owned()),
+        None => export.catalog_path()?,
     };
+    let codes: Vec<u32> = manifest.levels().iter().map(|level| level.codes() as u32).collect();
     let catalog = match source {
         CatalogSource::Built(path) => Catalog::open(&path)?,
         CatalogSource::Source(path) => Catalog::from_source(&path, Some(&codes))?,
     };
-    if catalog.levels() != codes.len() {
-        return Err(LoadError::Mismatch(format!(
-            "the catalogue has {} levels, sidereal.json has {}",
-            catalog.levels(),
-            codes.len()
-        )));
-    }
-    for (level, declared) in codes.iter().enumerate() {
-        if let Some(code) = catalog.level_codes(level).iter().max().filter(|code| u32::from(**code) >= *declared) {
-            return Err(LoadError::Mismatch(format!(
-                "level {level} of the catalogue uses code {code}; sidereal.json declares {declared} codes"
-            )));
-        }
-    }
+    let highest: Vec<u16> = (0..catalog.levels())
+        .map(|level| catalog.level_codes(level).iter().copied().max().unwrap_or(0))
+        .collect();
+    manifest.validate_catalog(&highest)?;
     if catalog.items() == 0 {
-        return Err(LoadError::Mismatch("the catalogue has no items".into()));
+        return Err(LoadError::EmptyCatalog);
     }
     Ok(catalog)
 }

@@ -108,7 +108,7 @@ pub fn resolve(
     let tokens = match request.history {
         History::Tokens(tokens) => tokens,
         History::Items(items) => {
-            let Some(prompt) = &manifest.prompt else {
+            let Some(prompt) = manifest.prompt() else {
                 let message = "this export has no prompt template: send the complete prompt as tokens";
                 return Err(Refusal::new(RefusalKind::Unsupported, message));
             };
@@ -129,7 +129,10 @@ pub fn resolve(
                 catalog.sid_of_leaf(catalog.leaf_of(*item), sid);
             }
             let mut tokens = Vec::new();
-            prompt.render(sids.chunks_exact(levels), manifest, &mut tokens);
+            if let Err(error) = prompt.render(sids.chunks_exact(levels), manifest, &mut tokens) {
+                // Catalogue and manifest were compared at start, so this names a fault of the export, not of the caller.
+                return Err(Refusal::new(RefusalKind::BadRequest, error.to_string()));
+            }
             too_long(tokens.len(), bounds)?;
             if tokens.is_empty() {
                 let message = "no item of the history is known and the prompt template adds no token";
@@ -138,8 +141,7 @@ pub fn resolve(
             tokens
         }
     };
-    denied.sort_unstable();
-    denied.dedup();
+    let banned_nodes = catalog.banned_nodes(&mut denied);
     Ok(Resolved {
         id: request.id,
         tokens,
@@ -147,7 +149,7 @@ pub fn resolve(
         top: request.top,
         max_items_per_sid: request.max_items_per_sid,
         with_text: request.with_text,
-        banned_nodes: catalog.banned_nodes(&denied),
+        banned_nodes,
         denied,
         unknown_items,
     })

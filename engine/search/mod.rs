@@ -31,7 +31,7 @@ impl SearchPlan {
     /// # Errors
     /// A message naming the score mode when this engine does not serve it.
     pub fn new(manifest: &Manifest) -> Result<SearchPlan, String> {
-        let normalizer = match manifest.score {
+        let normalizer = match manifest.score() {
             ScoreMode::FullThenMask => Normalizer::Vocabulary,
             ScoreMode::LevelNorm => Normalizer::Level,
             mode => {
@@ -41,15 +41,9 @@ impl SearchPlan {
                 ));
             }
         };
-        let end = match &manifest.end {
-            Some(end) if end.scored => end.tokens.clone(),
-            _ => Vec::new(),
-        };
-        let levels = manifest.levels();
-        let length = (levels + end.len()) as f32;
-        let penalty = manifest.length_penalty as f32;
-        let divisor = if penalty == 0.0 { 1.0 } else { length.powf(penalty) };
-        Ok(SearchPlan { levels, end, normalizer, divisor })
+        let penalty = manifest.length_penalty();
+        let divisor = if penalty == 0.0 { 1.0 } else { (manifest.scored_length() as f32).powf(penalty) };
+        Ok(SearchPlan { levels: manifest.levels().len(), end: manifest.scored_end().to_vec(), normalizer, divisor })
     }
 
     /// Steps of a search.
