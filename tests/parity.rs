@@ -49,23 +49,30 @@ fn f32_equals_transformers() {
 
 #[test]
 fn bf16_stays_close_to_transformers_f32() {
-    let (mut worst, mut overlap, mut cases) = (0.0f32, 0.0, 0);
+    let (mut overlap, mut cases) = (0.0, 0);
+    let mut faults = Vec::new();
     for name in golden_names() {
-        run(&name, Dtype::Bf16, |id, _, expected, got| {
+        let (mut worst, mut sum, mut count) = (0.0f32, 0.0, 0);
+        run(&name, Dtype::Bf16, |_, _, expected, got| {
             let mut shared = 0;
             for entry in expected {
                 if let Some(other) = got.iter().find(|other| other.sid == entry.sid) {
-                    let delta = (entry.score - other.score).abs();
-                    assert!(delta <= BF16_TOLERANCE, "{name}, case {id}, {:?}: |delta| {delta}", entry.sid);
-                    worst = worst.max(delta);
+                    worst = worst.max((entry.score - other.score).abs());
                     shared += 1;
                 }
             }
-            overlap += f64::from(shared) / expected.len() as f64;
-            cases += 1;
+            sum += f64::from(shared) / expected.len() as f64;
+            count += 1;
         });
+        println!("bf16: {name}: worst |delta| {worst:.4}, mean overlap {:.4}", sum / f64::from(count));
+        if worst > BF16_TOLERANCE {
+            faults.push(format!("{name}: |delta| {worst}"));
+        }
+        overlap += sum;
+        cases += count;
     }
     let mean = overlap / f64::from(cases);
-    println!("bf16: worst |delta| {worst}, mean overlap {mean:.4} over {cases} cases");
+    println!("bf16: mean overlap {mean:.4} over {cases} cases");
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
     assert!(mean >= BF16_OVERLAP, "mean list overlap {mean:.4}");
 }

@@ -34,7 +34,6 @@ struct Host {
     bounds: Bounds,
     plan: SearchPlan,
     provenance: Provenance,
-    stats: Arc<Stats>,
 }
 
 /// An export, served. Dropping it drains: every accepted request is answered first.
@@ -182,7 +181,6 @@ impl Engine {
             bounds: bounds.clone(),
             plan,
             provenance: provenance.clone(),
-            stats: Arc::clone(&stats),
         });
         // Every queue holds all requests that may be in flight, so no send ever blocks.
         let (door, arrivals) = bounded(limits.max_requests);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::catalog::{Catalog, CatalogError};
+use crate::catalog::{Catalog, CatalogError, SourceOptions, read_source};
 use crate::device::cpu::{CpuDevice, Isa};
 use crate::device::{Device, DeviceError, Dtype};
 use crate::export::{CatalogSource, Export, ExportError};
@@ -83,7 +83,10 @@ pub fn open_catalog(export: &Export, named: Option<&Path>) -> Result<Catalog, Lo
     let codes: Vec<u32> = manifest.levels().iter().map(|level| level.codes() as u32).collect();
     let catalog = match source {
         CatalogSource::Built(path) => Catalog::open(&path)?,
-        CatalogSource::Source(path) => Catalog::from_source(&path, Some(&codes))?,
+        CatalogSource::Source(path) => {
+            let options = SourceOptions { codes: Some(codes), ..SourceOptions::default() };
+            read_source(&path, &options, &mut |_, _| {})?.finish()?
+        }
     };
     let highest: Vec<u16> = (0..catalog.levels())
         .map(|level| catalog.level_codes(level).iter().copied().max().unwrap_or(0))

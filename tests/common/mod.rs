@@ -1,4 +1,5 @@
 //! Shared by the end-to-end tests: golden exports, engines on them, seeded requests.
+#![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::path::{Path, PathBuf};
 
