@@ -135,7 +135,7 @@ impl Core {
             prefill: None,
             ready: Vec::with_capacity(slots),
             searches: parts.cohort_lanes.iter().map(|_| None).collect(),
-            cost: CostModel::default(),
+            cost: CostModel::new(parts.geometry.prefill_tokens, parts.geometry.cohort_rows),
             closed: false,
             parts,
         }

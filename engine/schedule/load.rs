@@ -76,7 +76,9 @@ impl DeviceChoice {
 pub fn open_catalog(export: &Export, named: Option<&Path>) -> Result<Catalog, LoadError> {
     let manifest = export.manifest();
     let source = match named {
-        Some(path) if path.extension().is_some_and(|extension| extension == "sid") => CatalogSource::Built(path.to_owned()),
+        Some(path) if path.extension().is_some_and(|extension| extension == "sid") => {
+            CatalogSource::Built(path.to_owned())
+        }
         Some(path) => CatalogSource::Source(path.to_owned()),
         None => export.catalog_path()?,
     };
@@ -88,9 +90,8 @@ pub fn open_catalog(export: &Export, named: Option<&Path>) -> Result<Catalog, Lo
             read_source(&path, &options, &mut |_, _| {})?.finish()?
         }
     };
-    let highest: Vec<u16> = (0..catalog.levels())
-        .map(|level| catalog.level_codes(level).iter().copied().max().unwrap_or(0))
-        .collect();
+    let highest: Vec<u16> =
+        (0..catalog.levels()).map(|level| catalog.level_codes(level).iter().copied().max().unwrap_or(0)).collect();
     manifest.validate_catalog(&highest)?;
     if catalog.items() == 0 {
         return Err(LoadError::EmptyCatalog);

@@ -64,7 +64,10 @@ impl Ticket {
     fn settle(&mut self, answer: Answer) {
         if let Some(done) = self.done.take() {
             self.in_flight.fetch_sub(1, Ordering::AcqRel);
-            done(answer);
+            // The callback is the caller's code and this may be the engine thread: its panic must not stop the others.
+            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| done(answer))).is_err() {
+                tracing::error!("a caller's callback panicked; its answer is lost");
+            }
         }
     }
 }

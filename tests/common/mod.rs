@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sidereal::device::Dtype;
 use sidereal::request::{History, Request};
@@ -35,6 +36,7 @@ pub fn small_limits() -> Limits {
         max_prefill_tokens: 256,
         max_sequences: 8,
         kv_bytes: 64 << 20,
+        default_deadline: Duration::from_secs(600),
         ..Limits::default()
     }
 }
