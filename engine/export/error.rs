@@ -89,7 +89,7 @@ pub enum ExportError {
         at: usize,
     },
     /// Not JSON, or an object with the same key twice.
-    #[error("{path}: is not valid JSON: {detail}")]
+    #[error("{path}: is not valid JSON: {detail}", detail = shown(detail))]
     Json {
         /// The file.
         path: PathBuf,
@@ -97,7 +97,7 @@ pub enum ExportError {
         detail: String,
     },
     /// A required key is absent.
-    #[error("{path}: `{key}` is missing; expected {expected}")]
+    #[error("{path}: `{key}` is missing; expected {expected}", key = shown(key), expected = shown(expected))]
     MissingKey {
         /// The file.
         path: PathBuf,
@@ -107,7 +107,7 @@ pub enum ExportError {
         expected: String,
     },
     /// A value of the wrong type or out of range.
-    #[error("{path}: `{key}` must be {expected}, found {found}")]
+    #[error("{path}: `{key}` must be {expected}, found {found}", key = shown(key), expected = shown(expected), found = shown(found))]
     WrongValue {
         /// The file.
         path: PathBuf,
@@ -119,7 +119,7 @@ pub enum ExportError {
         found: String,
     },
     /// A key that means nothing.
-    #[error("{path}: unknown key `{key}`; {advice}")]
+    #[error("{path}: unknown key `{key}`; {advice}", key = shown(key), advice = shown(advice))]
     UnknownKey {
         /// The file.
         path: PathBuf,
@@ -129,7 +129,7 @@ pub enum ExportError {
         advice: String,
     },
     /// Values that are each fine but not together.
-    #[error("{path}: `{key}`: {detail}")]
+    #[error("{path}: `{key}`: {detail}", key = shown(key), detail = shown(detail))]
     Contradiction {
         /// The file.
         path: PathBuf,
@@ -139,7 +139,7 @@ pub enum ExportError {
         detail: String,
     },
     /// A setting of the model that the engine does not implement.
-    #[error("{path}: `{key}` = {found} is not supported; {advice}")]
+    #[error("{path}: `{key}` = {found} is not supported; {advice}", key = shown(key), found = shown(found), advice = shown(advice))]
     UnsupportedConfig {
         /// The file.
         path: PathBuf,
@@ -151,7 +151,7 @@ pub enum ExportError {
         advice: String,
     },
     /// A token id that the model has no embedding for.
-    #[error("{path}: `{key}` names token {token}, but the model's vocabulary has {vocabulary} tokens (0 to {})", vocabulary.saturating_sub(1))]
+    #[error("{path}: `{key}` names token {token}, but the model's vocabulary has {vocabulary} tokens (0 to {})", vocabulary.saturating_sub(1), key = shown(key))]
     TokenOutsideVocabulary {
         /// The manifest.
         path: PathBuf,
@@ -163,7 +163,7 @@ pub enum ExportError {
         vocabulary: usize,
     },
     /// A semantic ID that does not fit the manifest's levels.
-    #[error("{path}: semantic ID {sid:?} does not fit `sid.levels`: {detail}")]
+    #[error("{path}: semantic ID {sid:?} does not fit `sid.levels`: {detail}", detail = shown(detail))]
     SidOutOfRange {
         /// The manifest.
         path: PathBuf,
@@ -197,7 +197,7 @@ pub enum ExportError {
         limit: u64,
     },
     /// The file ends before its header or its last tensor does.
-    #[error("{path}: is cut short: {what} needs {needs} bytes, the file has {has}; copy or download it again")]
+    #[error("{path}: is cut short: {what} needs {needs} bytes, the file has {has}; copy or download it again", what = shown(what))]
     Truncated {
         /// The file.
         path: PathBuf,
@@ -209,7 +209,7 @@ pub enum ExportError {
         has: u64,
     },
     /// Bytes that belong to no tensor follow the last one.
-    #[error("{path}: {extra} bytes follow the last tensor `{last}`; the file is corrupt, save it again")]
+    #[error("{path}: {extra} bytes follow the last tensor `{last}`; the file is corrupt, save it again", last = shown(last))]
     TrailingBytes {
         /// The file.
         path: PathBuf,
@@ -219,7 +219,7 @@ pub enum ExportError {
         extra: u64,
     },
     /// The header is not what safetensors prescribes.
-    #[error("{path}: bad safetensors header: {detail}")]
+    #[error("{path}: bad safetensors header: {detail}", detail = shown(detail))]
     Header {
         /// The file.
         path: PathBuf,
@@ -229,7 +229,7 @@ pub enum ExportError {
     /// The data of two tensors overlap.
     #[error(
         "{path}: tensor `{second}` begins at data byte {begins}, inside tensor `{first}` that ends at {ends}; the file is corrupt, save it again"
-    )]
+    , second = shown(second), first = shown(first))]
     TensorsOverlap {
         /// The file.
         path: PathBuf,
@@ -245,7 +245,7 @@ pub enum ExportError {
     /// Bytes between two tensors belong to neither.
     #[error(
         "{path}: {bytes} bytes before tensor `{name}` (at data byte {at}) belong to no tensor; the file is corrupt, save it again"
-    )]
+    , name = shown(name))]
     TensorGap {
         /// The file.
         path: PathBuf,
@@ -257,7 +257,7 @@ pub enum ExportError {
         bytes: usize,
     },
     /// Shape, type and bytes disagree.
-    #[error("{path}: tensor `{name}`: {detail}")]
+    #[error("{path}: tensor `{name}`: {detail}", name = shown(name), detail = shown(detail))]
     TensorBytes {
         /// The file.
         path: PathBuf,
@@ -269,7 +269,7 @@ pub enum ExportError {
     /// An index names a file outside the export.
     #[error(
         "{path}: `weight_map` sends tensor `{name}` to `{file}`, which is not a plain path inside the export; shards lie beside the index"
-    )]
+    , name = shown(name), file = shown(file))]
     ShardPath {
         /// The index.
         path: PathBuf,
@@ -279,7 +279,7 @@ pub enum ExportError {
         file: String,
     },
     /// An index names a file that is absent.
-    #[error("{path}: shard `{file}` is named by the index (for tensor `{name}`) but absent; copy or download it again")]
+    #[error("{path}: shard `{file}` is named by the index (for tensor `{name}`) but absent; copy or download it again", file = shown(file), name = shown(name))]
     MissingShard {
         /// The index.
         path: PathBuf,
@@ -291,7 +291,7 @@ pub enum ExportError {
     /// An index names a tensor that its shard does not hold.
     #[error(
         "{path}: `weight_map` says tensor `{name}` is in `{file}`, but it is not; index and shards come from different saves"
-    )]
+    , name = shown(name), file = shown(file))]
     NotInShard {
         /// The index.
         path: PathBuf,
@@ -303,7 +303,7 @@ pub enum ExportError {
     /// A shard holds a tensor that the index does not place there.
     #[error(
         "{path}: shard `{file}` holds tensor `{name}`, which the index does not list; index and shards come from different saves"
-    )]
+    , file = shown(file), name = shown(name))]
     NotInIndex {
         /// The index.
         path: PathBuf,
@@ -315,7 +315,7 @@ pub enum ExportError {
     /// One tensor, two shards.
     #[error(
         "{path}: tensor `{name}` is in two shards, `{first}` and `{second}`; index and shards come from different saves"
-    )]
+    , name = shown(name), first = shown(first), second = shown(second))]
     TensorInTwoShards {
         /// The index.
         path: PathBuf,
@@ -327,7 +327,7 @@ pub enum ExportError {
         second: String,
     },
     /// A tensor that the model needs is absent.
-    #[error("{path}: there is no tensor `{name}`; {advice}")]
+    #[error("{path}: there is no tensor `{name}`; {advice}", name = shown(name), advice = shown(advice))]
     MissingTensor {
         /// The weights file, or the index of a sharded export.
         path: PathBuf,
@@ -337,7 +337,7 @@ pub enum ExportError {
         advice: String,
     },
     /// A tensor whose element type is not read.
-    #[error("{path}: tensor `{name}` holds {dtype}; weights are read as F32, F16 or BF16, so save it as one of these")]
+    #[error("{path}: tensor `{name}` holds {dtype}; weights are read as F32, F16 or BF16, so save it as one of these", name = shown(name))]
     TensorDtype {
         /// The file.
         path: PathBuf,
@@ -347,7 +347,7 @@ pub enum ExportError {
         dtype: String,
     },
     /// A tensor of another shape than the configuration implies.
-    #[error("{path}: tensor `{name}` must be {expected:?} by config.json, found {found:?}")]
+    #[error("{path}: tensor `{name}` must be {expected:?} by config.json, found {found:?}", name = shown(name))]
     TensorShape {
         /// The file.
         path: PathBuf,
@@ -361,7 +361,7 @@ pub enum ExportError {
 
     // -- Catalogue and goldens ----------------------------------------------------------------------------------------
     /// The manifest's `catalog`, or several sources, cannot be used.
-    #[error("{path}: {detail}")]
+    #[error("{path}: {detail}", detail = shown(detail))]
     Catalog {
         /// The file or directory.
         path: PathBuf,
@@ -369,7 +369,7 @@ pub enum ExportError {
         detail: String,
     },
     /// A line of `golden/cases.jsonl`.
-    #[error("{path}:{line}: {detail}")]
+    #[error("{path}:{line}: {detail}", detail = shown(detail))]
     Golden {
         /// The file.
         path: PathBuf,
@@ -378,4 +378,19 @@ pub enum ExportError {
         /// Field and fault.
         detail: String,
     },
+}
+
+/// Text that came from a file, fit for a terminal and a log line: control characters escaped, not longer than a line or two.
+fn shown(text: &str) -> impl std::fmt::Display {
+    const LONGEST: usize = 300;
+    struct Shown<'a>(&'a str);
+    impl std::fmt::Display for Shown<'_> {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            for c in self.0.chars().take(LONGEST) {
+                if c.is_control() { write!(f, "{}", c.escape_default())? } else { std::fmt::Write::write_char(f, c)? }
+            }
+            f.write_str(if self.0.chars().nth(LONGEST).is_some() { "..." } else { "" })
+        }
+    }
+    Shown(text)
 }

@@ -179,9 +179,9 @@ fn length_penalty(node: &Node<'_>) -> Result<f32, ExportError> {
 
 fn catalog(node: &Node<'_>) -> Result<String, ExportError> {
     let expected = "the name of a file inside the export, e.g. \"catalog.sid\"";
-    let file = node.text(expected)?;
-    if !is_inside(file) {
-        return Err(node.wrong(expected));
+    match node.text(expected)? {
+        "" => Err(node.wrong(expected)),
+        file if !is_inside(file) => Err(node.contradiction(format!("{file:?} is not a plain path inside the export"))),
+        file => Ok(file.to_owned()),
     }
-    Ok(file.to_owned())
 }

@@ -55,6 +55,11 @@ pub fn file(tensors: &[Tensor]) -> Vec<u8> {
     raw_file(&format!("{{{}}}", entries.join(",")), &data)
 }
 
+/// A JSON string.
+fn json(text: &str) -> String {
+    serde_json::to_string(text).unwrap()
+}
+
 /// A directory that goes when dropped.
 pub struct Fixture(TempDir);
 
@@ -105,7 +110,7 @@ impl Fixture {
     }
 
     pub fn index(&self, map: &[(&str, &str)]) {
-        let entries: Vec<String> = map.iter().map(|(name, file)| format!("{name:?}: {file:?}")).collect();
+        let entries: Vec<String> = map.iter().map(|(name, file)| format!("{}: {}", json(name), json(file))).collect();
         let text = format!(r#"{{"metadata": {{"total_size": 12}}, "weight_map": {{{}}}}}"#, entries.join(", "));
         self.write("model.safetensors.index.json", text.as_bytes());
     }
