@@ -125,13 +125,13 @@ fn every_flipped_byte_of_a_golden_case() {
         r#""forced":[{"sid":[1,1],"logprobs":[-0.5,-0.5,-0.5]}],"reference":"x"}"#
     );
     let path = fixture.dir().join("cases.jsonl");
-    std::fs::write(&path, good).unwrap();
+    fixture.write("cases.jsonl", good.as_bytes());
     assert_eq!(read_goldens(&path, &manifest).unwrap().len(), 1);
     for at in 0..good.len() {
         for mask in MASKS {
             let mut bad = good.as_bytes().to_vec();
             bad[at] ^= mask;
-            std::fs::write(&path, &bad).unwrap();
+            fixture.write("cases.jsonl", &bad);
             if let Ok(cases) = read_goldens(&path, &manifest) {
                 assert!(
                     cases.iter().all(|case| case.results.iter().all(|r| manifest.validate_catalog(&r.sid).is_ok()))

@@ -98,6 +98,8 @@ impl Fixture {
     pub fn write(&self, name: &str, bytes: &[u8]) {
         let path = self.dir().join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        // Some file systems flush a file that is truncated and written anew; the fuzz tests write thousands.
+        let _ = std::fs::remove_file(&path);
         std::fs::write(path, bytes).unwrap();
     }
 

@@ -1,0 +1,229 @@
+//! `docs/sidereal.schema.json` and the manifest's parser say the same: a good manifest is mutated in every place, and the two
+//! must agree on each. `Contradiction`s are the parser's alone: values that are each fine but not together.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use sidereal::export::{ExportError, Manifest};
+
+/// Every key, so that every key is mutated.
+const FULL: &str = r#"{
+  "sidereal": 1, "name": "m", "version": "1",
+  "sid": {"levels": [{"codes": 2, "tokens": {"first": 10}}, {"codes": 2, "tokens": {"list": [21, 20]}}]},
+  "prompt": {"prefix": [1], "item": {"prefix": [5], "suffix": [6]}, "suffix": [2], "max_items": 2},
+  "decoder_prefix": [0], "end": {"tokens": [4], "scored": true},
+  "score": "full_then_mask", "length_penalty": 0.5, "catalog": "catalog.sid"
+}"#;
+
+/// The only pattern of the schema: no control characters.
+const PATTERN: &str = r"^[^\u0000-\u001f\u007f-\u009f]*$";
+
+fn docs(name: &str) -> String {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs").join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The part of JSON Schema that our schema uses. A keyword that it does not know is a failure, not a pass.
+fn accepts(root: &Value, schema: &Value, value: &Value) -> bool {
+    let unsigned = |limit: &Value| limit.as_u64().unwrap() as usize;
+    schema.as_object().unwrap().iter().all(|(keyword, rule)| match keyword.as_str() {
+        "$schema" | "$defs" | "title" | "description" => true,
+        "$ref" => {
+            let pointer = rule.as_str().unwrap().strip_prefix('#').unwrap();
+            accepts(root, root.pointer(pointer).unwrap(), value)
+        }
+        "type" => match rule.as_str().unwrap() {
+            "object" => value.is_object(),
+            "array" => value.is_array(),
+            "string" => value.is_string(),
+            "boolean" => value.is_boolean(),
+            "number" => value.is_number(),
+            "integer" => value.is_u64() || value.is_i64(),
+            other => panic!("type {other}"),
+        },
+        "const" => value == rule,
+        "enum" => rule.as_array().unwrap().contains(value),
+        "minimum" => value.as_f64().is_none_or(|number| number >= rule.as_f64().unwrap()),
+        "maximum" => value.as_f64().is_none_or(|number| number <= rule.as_f64().unwrap()),
+        "minLength" => value.as_str().is_none_or(|text| text.chars().count() >= unsigned(rule)),
+        "maxLength" => value.as_str().is_none_or(|text| text.chars().count() <= unsigned(rule)),
+        "pattern" => {
+            assert_eq!(rule, PATTERN);
+            value.as_str().is_none_or(|text| !text.chars().any(char::is_control))
+        }
+        "minItems" => value.as_array().is_none_or(|list| list.len() >= unsigned(rule)),
+        "maxItems" => value.as_array().is_none_or(|list| list.len() <= unsigned(rule)),
+        "uniqueItems" => value.as_array().is_none_or(|list| (1..list.len()).all(|i| !list[..i].contains(&list[i]))),
+        "items" => value.as_array().is_none_or(|list| list.iter().all(|element| accepts(root, rule, element))),
+        "required" => rule.as_array().unwrap().iter().all(|key| value.get(key.as_str().unwrap()).is_some()),
+        "properties" => {
+            rule.as_object().unwrap().iter().all(|(key, rule)| value.get(key).is_none_or(|v| accepts(root, rule, v)))
+        }
+        "additionalProperties" => {
+            assert_eq!(rule, false);
+            value.as_object().is_none_or(|map| map.keys().all(|key| schema["properties"].get(key).is_some()))
+        }
+        "oneOf" => rule.as_array().unwrap().iter().filter(|schema| accepts(root, schema, value)).count() == 1,
+        other => panic!("the test does not know the keyword {other}"),
+    })
+}
+
+/// Every value with one place changed, removed or added to.
+fn mutations(value: &Value) -> Vec<Value> {
+    let mut out: Vec<Value> = [
+        json!(null),
+        json!(true),
+        json!(false),
+        json!(0),
+        json!(1),
+        json!(2),
+        json!(9),
+        json!(-1),
+        json!(0.5),
+        json!(16.5),
+        json!(65536),
+        json!(65537),
+        json!(1048577),
+        json!(4294967295u64),
+        json!(4294967296u64),
+        json!(18446744073709551615u64),
+        json!(1e300),
+        json!(""),
+        json!("x"),
+        json!("level_norm"),
+        json!("a\u{85}b"),
+        json!("é".repeat(128)),
+        json!("x".repeat(129)),
+        json!("../x"),
+        json!([]),
+        json!([1]),
+        json!([1, 1]),
+        json!([-1]),
+        json!({}),
+        json!({"first": 1}),
+        json!({"list": [1, 2]}),
+        json!({"first": 1, "list": [1, 2]}),
+        json!({"tokens": [1]}),
+        json!({"scored": true}),
+        json!({"codes": 2, "tokens": {"first": 3}}),
+        json!({"levels": [{"codes": 2, "tokens": {"first": 3}}]}),
+    ]
+    .into();
+    match value {
+        Value::Object(map) => {
+            for (key, inner) in map {
+                out.extend(mutations(inner).into_iter().map(|new| with(map, key, Some(new))));
+                out.push(with(map, key, None));
+            }
+            for key in ["unknown", "first", "list", "codes", "prefix", "scored", "Name"] {
+                if !map.contains_key(key) {
+                    out.push(with(map, key, Some(json!(1))));
+                }
+            }
+        }
+        Value::Array(list) => {
+            for (i, inner) in list.iter().enumerate() {
+                for new in mutations(inner) {
+                    let mut list = list.clone();
+                    list[i] = new;
+                    out.push(Value::Array(list));
+                }
+            }
+            for copies in [0, 2, 4, 5] {
+                out.push(Value::Array(list.iter().cycle().take(list.len() * copies).cloned().collect()));
+            }
+        }
+        _ => {}
+    }
+    out
+}
+
+fn with(map: &serde_json::Map<String, Value>, key: &str, value: Option<Value>) -> Value {
+    let mut map = map.clone();
+    match value {
+        Some(value) => map.insert(key.to_owned(), value),
+        None => map.remove(key),
+    };
+    Value::Object(map)
+}
+
+/// Holds schema and parser against each other; true if both accept.
+fn agree(schema: &Value, manifest: &Value) -> bool {
+    let by_schema = accepts(schema, schema, manifest);
+    match Manifest::parse(Path::new("sidereal.json"), &manifest.to_string()) {
+        Ok(_) => assert!(by_schema, "the parser accepts, the schema does not: {manifest}"),
+        Err(ExportError::Contradiction { .. }) => return false,
+        Err(error) => assert!(!by_schema, "the schema accepts, the parser does not ({error}): {manifest}"),
+    }
+    by_schema
+}
+
+#[test]
+fn schema_and_parser_agree_on_every_mutation() {
+    let schema: Value = serde_json::from_str(&docs("sidereal.schema.json")).unwrap();
+    let full: Value = serde_json::from_str(FULL).unwrap();
+    assert!(agree(&schema, &full));
+    let all = mutations(&full);
+    let accepted = all.iter().filter(|manifest| agree(&schema, manifest)).count();
+    assert!(all.len() > 1000 && accepted > 100 && accepted < all.len() / 2, "{accepted} of {}", all.len());
+}
+
+/// Every manifest shown in the documentation is one.
+#[test]
+fn the_documented_manifests_parse() {
+    let schema: Value = serde_json::from_str(&docs("sidereal.schema.json")).unwrap();
+    let text = docs("export-format.md");
+    let blocks: Vec<&str> = text.split("```json\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    let manifests: Vec<&&str> = blocks.iter().filter(|block| block.contains("\"sidereal\"")).collect();
+    assert!(manifests.len() >= 2, "{}", manifests.len());
+    for manifest in manifests {
+        Manifest::parse(Path::new("docs/export-format.md"), manifest).unwrap();
+        assert!(agree(&schema, &serde_json::from_str(manifest).unwrap()), "{manifest}");
+    }
+}
+
+/// Every key of the schema stands in the documentation's table.
+#[test]
+fn every_key_is_documented() {
+    let text = docs("export-format.md");
+    let keys = [
+        "sidereal",
+        "name",
+        "version",
+        "sid.levels",
+        "codes",
+        "tokens.first",
+        "tokens.list",
+        "prompt",
+        "prompt.prefix",
+        "prompt.item.prefix",
+        "prompt.item.suffix",
+        "prompt.suffix",
+        "prompt.max_items",
+        "decoder_prefix",
+        "end.tokens",
+        "end.scored",
+        "score",
+        "length_penalty",
+        "catalog",
+    ];
+    for key in keys {
+        assert!(text.contains(&format!("| `{key}` |")), "docs/export-format.md has no row for `{key}`");
+    }
+}
+
+/// Every error stands in the documentation's list.
+#[test]
+fn every_error_is_documented() {
+    let text = docs("export-format.md");
+    let source = include_str!("../engine/export/error.rs");
+    let variants = source.lines().filter_map(|line| {
+        let name = line.strip_prefix("    ")?.split([' ', '(']).next()?;
+        (name.starts_with(|c: char| c.is_ascii_uppercase()) && line.ends_with(['{', ','])).then_some(name)
+    });
+    let variants: Vec<&str> = variants.collect();
+    assert!(variants.len() > 30, "{variants:?}");
+    for name in variants {
+        assert!(text.contains(&format!("`{name}`")), "docs/export-format.md does not list {name}");
+    }
+}
