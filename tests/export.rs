@@ -45,6 +45,15 @@ fn a_sharded_export_opens() {
     assert!(facts[1].file.ends_with("model-00002-of-00002.safetensors"));
 }
 
+/// MLX writes an index beside a single file.
+#[test]
+fn an_index_of_the_single_file_is_no_contradiction() {
+    let fixture = Fixture::good();
+    fixture.index(&["shared.weight", "half", "steps"].map(|name| (name, "model.safetensors")));
+    let export = Export::open(fixture.dir()).unwrap();
+    assert_eq!((export.weights().files().len(), export.weights().names().count()), (1, 3));
+}
+
 #[test]
 fn the_prompt_keeps_the_newest_items() {
     let fixture = Fixture::good();

@@ -2,7 +2,7 @@
 
 mod export_fixture;
 
-use export_fixture::{CONFIG, Fixture, MANIFEST, file, floats, raw_file, tensor};
+use export_fixture::{Fixture, MANIFEST, file, floats, raw_file, tensor};
 use sidereal::export::{Export, ExportError};
 
 /// Opens, or fails like `Export::open`.
@@ -69,7 +69,7 @@ fn directories_that_are_no_exports() {
     );
     broken(
         "both kinds of weights",
-        |f| f.index(&[("a", "model.safetensors")]),
+        |f| f.index(&[("a", "model.safetensors"), ("b", "model-00002-of-00002.safetensors")]),
         &["holds both model.safetensors and model.safetensors.index.json", "remove"],
     );
 }
@@ -237,7 +237,8 @@ fn configurations() {
     broken("no type", with(b"{}"), &["config.json: `model_type` is missing"]);
     broken("type", with(b"{\"model_type\": 5}"), &["config.json: `model_type` must be a string, found 5"]);
     broken("twice", with(b"{\"d\": 1, \"d\": 2}"), &["config.json", "\"d\" appears twice"]);
-    assert!(CONFIG.contains("d_model"));
+    let bloat = |f: &Fixture| std::fs::File::create(f.dir().join("config.json")).unwrap().set_len(40 << 20).unwrap();
+    broken("bloated", bloat, &["config.json: is 41943040 bytes long", "at most 33554432"]);
 }
 
 #[test]

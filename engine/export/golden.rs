@@ -10,6 +10,9 @@ use super::{ExportError, Manifest, ScoreMode};
 /// Where the cases are, relative to the export.
 pub const GOLDEN_CASES: &str = "golden/cases.jsonl";
 
+/// Longest file of cases. Each line is also bound by the limit of a JSON file.
+const MAX_BYTES: u64 = 256 << 20;
+
 /// One case.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GoldenCase {
@@ -40,11 +43,14 @@ pub struct Forced {
 
 /// Reads `path`, each case checked against `manifest`. Empty lines are skipped.
 pub fn read_goldens(path: &Path, manifest: &Manifest) -> Result<Vec<GoldenCase>, ExportError> {
-    let text = json::read_text(path, json::MAX_JSON_BYTES, "goldens are made by tools/python/make_goldens.py")?;
+    let text = json::read_text(path, MAX_BYTES, "goldens are made by tools/python/make_goldens.py")?;
     let mut cases = Vec::new();
     let mut ids = HashSet::new();
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let failed = |detail: String| ExportError::Golden { path: path.to_owned(), line: number + 1, detail };
+        if line.len() as u64 > json::MAX_JSON_BYTES {
+            return Err(failed(format!("is {} bytes long, at most {} are read", line.len(), json::MAX_JSON_BYTES)));
+        }
         let value = json::parse_strict(line).map_err(|error| failed(format!("is not valid JSON: {error}")))?;
         // An empty path leaves only the field in front of the message.
         let case = case(&Node::root(Path::new(""), &value), manifest)

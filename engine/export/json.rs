@@ -11,8 +11,9 @@ use serde_json::{Map, Number, Value};
 
 use super::ExportError;
 
-/// Longest JSON file that is read: eight levels of 65,536 listed tokens are 5 MB, an index of a million tensors 100 MB.
-pub(super) const MAX_JSON_BYTES: u64 = 128 << 20;
+/// Longest JSON text that is parsed. Eight levels of 65,536 tokens, listed one a line with generous indentation, are 15 MB;
+/// parsed, a text may take sixteen times its length.
+pub(super) const MAX_JSON_BYTES: u64 = 32 << 20;
 
 /// A regular file's length; `None` if nothing is there. Opening a pipe would block, so the kind is looked at first.
 pub(super) fn regular_file_bytes(path: &Path) -> Result<Option<u64>, ExportError> {

@@ -5,6 +5,8 @@
 //! found and what to do; no content of a file can cause a panic. This module knows no model family, no device and no
 //! catalogue format: it says where the catalogue lies, and `catalog` reads it.
 
+#![forbid(unsafe_code)]
+
 mod compare;
 mod config;
 mod error;

@@ -47,7 +47,11 @@ impl Weights {
         let single = json::regular_file_bytes(&dir.join(SINGLE))?.is_some();
         let index = json::regular_file_bytes(&dir.join(INDEX))?.is_some();
         match (single, index) {
-            (true, true) => Err(ExportError::AmbiguousWeights { dir: dir.to_owned() }),
+            // Some writers make an index for a single file too; that is no contradiction.
+            (true, true) if read_index(&dir.join(INDEX))?.values().any(|file| file != SINGLE) => {
+                Err(ExportError::AmbiguousWeights { dir: dir.to_owned() })
+            }
+            (true, true) => Weights::open_sharded(dir, dir.join(INDEX)),
             (true, false) => Weights::open_single(dir.join(SINGLE)),
             (false, true) => Weights::open_sharded(dir, dir.join(INDEX)),
             (false, false) => Err(foreign(dir)?),
