@@ -15,7 +15,7 @@ pub(super) const F32: Kernel = kernel::<tile::F32<Ymm>>(f32_tile);
 pub(super) const BF16: Kernel = kernel::<tile::Widened<Ymm>>(bf16_tile);
 
 const fn kernel<P: Product>(tile: unsafe fn(usize, &TileArgs)) -> Kernel {
-    Kernel { max_tile_rows: Ymm::MAX_TILE_ROWS, input_words: P::INPUT_WORDS, tile, finish: finish_tile }
+    Kernel { max_tile_rows: P::MAX_TILE_ROWS, input_words: P::INPUT_WORDS, tile, finish: finish_tile }
 }
 
 #[target_feature(enable = "avx2,fma")]
@@ -62,7 +62,7 @@ operators! {
 
 impl Vector for Ymm {
     const LANES: usize = 8;
-    const MAX_TILE_ROWS: usize = 6;
+    const REGISTERS: usize = 16;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Ymm {

@@ -18,7 +18,7 @@ pub(super) const BF16_WIDENED: Kernel = kernel::<tile::Widened<Zmm>>(widened_til
 pub(super) const BF16: Kernel = kernel::<PairDot>(bf16_tile);
 
 const fn kernel<P: Product>(tile: unsafe fn(usize, &TileArgs)) -> Kernel {
-    Kernel { max_tile_rows: Zmm::MAX_TILE_ROWS, input_words: P::INPUT_WORDS, tile, finish: finish_tile }
+    Kernel { max_tile_rows: P::MAX_TILE_ROWS, input_words: P::INPUT_WORDS, tile, finish: finish_tile }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
@@ -51,6 +51,7 @@ struct PairDot;
 impl Product for PairDot {
     type Lanes = Zmm;
     const INPUT_WORDS: usize = 1;
+    const MAX_TILE_ROWS: usize = 14;
 
     #[inline(always)]
     unsafe fn accumulate<const ROWS: usize>(sums: &mut [[Zmm; 2]; ROWS], input: *const u32, weights: *const u32) {
@@ -94,7 +95,7 @@ operators! {
 
 impl Vector for Zmm {
     const LANES: usize = 16;
-    const MAX_TILE_ROWS: usize = 14;
+    const REGISTERS: usize = 32;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Zmm {

@@ -1,7 +1,7 @@
 //! Matrix products with vector instructions: one micro-kernel, one epilogue and one set of functions, written over
 //! [`Vector`] and instantiated for each instruction set.
 //!
-//! A *tile* is up to [`Vector::MAX_TILE_ROWS`] rows of the input times one panel of the weight, over the whole of k in one
+//! A *tile* is up to [`Product::MAX_TILE_ROWS`] rows of the input times one panel of the weight, over the whole of k in one
 //! pass: every element has one accumulator, in a register, that adds its products in the order of k. That is what makes a
 //! row's result independent of its neighbours: tiles of every height, and the one-row case, run the same chain.
 //!
@@ -37,8 +37,8 @@ pub(super) trait Vector:
 {
     /// Lanes; divides half a panel.
     const LANES: usize;
-    /// Rows of a tile of two vectors a row that fit the registers, with two for the weight and one for the input.
-    const MAX_TILE_ROWS: usize;
+    /// Registers.
+    const REGISTERS: usize;
 
     /// All lanes `value`.
     ///
@@ -97,6 +97,8 @@ pub(super) trait Product {
     type Lanes: Vector;
     /// Input words for one unit of k.
     const INPUT_WORDS: usize;
+    /// Most rows of a tile: two sums a row, and what else a step needs, fit the registers.
+    const MAX_TILE_ROWS: usize;
 
     /// Adds one unit of k to a tile's accumulators. Row r's input word is `input[r * row_words]`.
     ///

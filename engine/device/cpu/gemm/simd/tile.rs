@@ -63,7 +63,7 @@ unsafe fn tile<P: Product, const ROWS: usize>(args: &TileArgs) {
     }
 }
 
-/// Computes a tile of `rows` rows, at most [`Vector::MAX_TILE_ROWS`].
+/// Computes a tile of `rows` rows, at most [`Product::MAX_TILE_ROWS`].
 ///
 /// # Safety
 /// As [`tile`].
@@ -74,7 +74,7 @@ pub(super) unsafe fn tile_of_rows<P: Product>(rows: usize, args: &TileArgs) {
             match rows {
                 $(
                     // SAFETY: passed on from the caller.
-                    $height if $height <= P::Lanes::MAX_TILE_ROWS => unsafe { tile::<P, $height>(args) },
+                    $height if $height <= P::MAX_TILE_ROWS => unsafe { tile::<P, $height>(args) },
                 )*
                 _ => unreachable!("a tile of {rows} rows"),
             }
@@ -89,6 +89,8 @@ pub(super) struct F32<V>(PhantomData<V>);
 impl<V: Vector> Product for F32<V> {
     type Lanes = V;
     const INPUT_WORDS: usize = 1;
+    // Two registers for the weight and one for the input.
+    const MAX_TILE_ROWS: usize = (V::REGISTERS - 3) / 2;
 
     #[inline(always)]
     unsafe fn accumulate<const ROWS: usize>(sums: &mut [[V; 2]; ROWS], input: *const u32, weights: *const u32) {
@@ -110,6 +112,8 @@ pub(super) struct Widened<V>(PhantomData<V>);
 impl<V: Vector> Product for Widened<V> {
     type Lanes = V;
     const INPUT_WORDS: usize = 2;
+    // Two registers more than f32, for the words between their even and odd halves: one sum that spills costs a third.
+    const MAX_TILE_ROWS: usize = (V::REGISTERS - 5) / 2;
 
     #[inline(always)]
     unsafe fn accumulate<const ROWS: usize>(sums: &mut [[V; 2]; ROWS], input: *const u32, weights: *const u32) {
