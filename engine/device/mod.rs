@@ -10,6 +10,8 @@
 //! * **No operation argument varies by request.** Lengths, block tables, beam widths and bans live in device-resident
 //!   descriptors ([`SlotState`], [`TokenBatch`], [`Cohort`]), written by the `write_*` methods. Arguments are handles,
 //!   layer numbers, levels and steps, so that the sequence of calls for a lane and step can be captured once and replayed.
+//! * **Outputs stand apart.** An operation's output is in another buffer than its inputs; only [`Epilogue::Residual`] reads
+//!   what it writes. A device may stop with a panic where that is broken.
 //! * **Batch invariance.** A row's result depends on the row's own inputs only: not on its neighbours, the chunking, or the
 //!   number of threads. Reductions run in an order fixed by the row's own shape.
 //!
@@ -222,7 +224,7 @@ pub struct TokenBatch {
 pub struct CohortRequest {
     /// Sequence slot.
     pub slot: u32,
-    /// Beam width, at least 1.
+    /// Beam width: 1 to 65,536.
     pub beams: u32,
     /// First of its `beams` rows in the cohort's row space.
     pub first_row: u32,
@@ -475,6 +477,7 @@ pub struct BeamAttentionArgs {
     /// The beam's own tokens, if they are attended to: steps `0 ..= step` through the ancestor table.
     pub own: Option<OwnKeys>,
     /// Added to the scores by distance; the query stands at `shared length + step` (own tokens follow the shared segment).
+    /// Only with `own`: cross-attention has no step and no bias.
     pub bias: Option<RelativeBias>,
     /// `[rows, heads * head_dim]` in the compute type.
     pub out: Tensor,
@@ -543,7 +546,8 @@ pub struct HeadArgs {
 ///
 /// Candidates are all legal children (in the trie, not banned) of all live beams, each with score = beam's score +
 /// (logit - lognorm). The best `beams` of each request are kept by (score descending, parent rank ascending, code
-/// ascending), exactly as brute force would. The beam state then holds the children: node, score, next token, parent; the
+/// ascending), exactly as brute force would. A score of NaN counts as negative infinity: the child stays legal, behind all
+/// others. The beam state then holds the children: node, score, next token, parent; the
 /// ancestor table follows. A request whose trie runs out keeps fewer than `beams`.
 #[derive(Clone, Copy, Debug)]
 pub struct ExpandArgs {

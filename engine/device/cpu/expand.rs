@@ -5,7 +5,6 @@
 //! its parent, `ancestors[r][s]` is r itself. No KV moves.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use super::Isa;
 use super::lanes::{BeamRows, CohortState, RequestState};
@@ -14,68 +13,6 @@ use super::select::{Candidates, Expansion, Parent, child_node};
 use super::store::Parts;
 use crate::catalog::Catalog;
 use crate::device::DeviceError;
-
-/// A catalogue's trie, read where it is mapped.
-pub(super) struct Trie {
-    source: Source,
-    /// Largest code of each level: what the logits must cover.
-    largest_code: Vec<u16>,
-}
-
-enum Source {
-    Catalog(Arc<Catalog>),
-    /// Levels given outright: codes and first children.
-    #[cfg(test)]
-    Levels(Vec<Vec<u16>>, Vec<Vec<u32>>),
-}
-
-impl Trie {
-    /// The trie of a catalogue.
-    pub(super) fn of(catalog: Arc<Catalog>) -> Trie {
-        let levels = catalog.levels();
-        Trie::new(Source::Catalog(catalog), levels)
-    }
-
-    /// A trie of given levels.
-    #[cfg(test)]
-    pub(super) fn of_levels(codes: Vec<Vec<u16>>, first_child: Vec<Vec<u32>>) -> Trie {
-        let levels = codes.len();
-        Trie::new(Source::Levels(codes, first_child), levels)
-    }
-
-    fn new(source: Source, levels: usize) -> Trie {
-        let mut trie = Trie { source, largest_code: Vec::new() };
-        trie.largest_code = (0..levels).map(|level| trie.codes(level).iter().copied().max().unwrap_or(0)).collect();
-        trie
-    }
-
-    /// Code of each node of `level`.
-    fn codes(&self, level: usize) -> &[u16] {
-        match &self.source {
-            Source::Catalog(catalog) => catalog.level_codes(level),
-            #[cfg(test)]
-            Source::Levels(codes, _) => &codes[level],
-        }
-    }
-
-    /// First child of each node of `level`, then the end.
-    fn first_child(&self, level: usize) -> &[u32] {
-        match &self.source {
-            Source::Catalog(catalog) => catalog.first_child(level),
-            #[cfg(test)]
-            Source::Levels(_, first_child) => &first_child[level],
-        }
-    }
-
-    /// Nodes of `level` below `node` of the level before; below the root at level 0.
-    fn children(&self, level: usize, node: u32) -> Range<u32> {
-        if level == 0 {
-            return 0..self.codes(0).len() as u32;
-        }
-        let first_child = self.first_child(level - 1);
-        first_child[node as usize]..first_child[node as usize + 1]
-    }
-}
 
 /// Logits and log-normalisers as a step reads them.
 #[derive(Clone, Copy)]
@@ -96,7 +33,8 @@ impl<'a> Scores<'a> {
 pub(super) struct Step<'a> {
     pub(super) isa: Isa,
     pub(super) pool: &'a Pool,
-    pub(super) trie: &'a Trie,
+    /// Its trie is read where it is mapped.
+    pub(super) catalog: &'a Catalog,
     /// Token of each code of the level.
     pub(super) tokens: &'a [u32],
     pub(super) level: usize,
@@ -106,15 +44,15 @@ pub(super) struct Step<'a> {
 /// Chooses the next level's beams of every request. `scratch` grows to one entry a request.
 ///
 /// # Errors
-/// If the trie has codes that the head has no token for.
+/// If the catalogue has codes that the head has no token for.
 pub(super) fn expand_select(
     step: &Step,
     cohort: &mut CohortState,
     scratch: &mut Vec<Candidates>,
 ) -> Result<(), DeviceError> {
-    let largest = step.trie.largest_code[step.level];
-    if usize::from(largest) >= step.tokens.len() {
-        let reason = format!("level {}: code {largest} in the trie, {} tokens", step.level, step.tokens.len());
+    let codes = step.catalog.codes(step.level) as usize;
+    if codes > step.tokens.len() {
+        let reason = format!("level {}: {codes} codes in the catalogue, {} tokens", step.level, step.tokens.len());
         return Err(DeviceError::Failed { op: "expand_select", reason });
     }
     assert_eq!(step.level, cohort.chosen, "expand_select: level {} after {} tokens", step.level, cohort.chosen);
@@ -137,8 +75,8 @@ pub(super) fn expand_select(
         let first = request.first_row as usize;
         for (rank, child) in candidates.kept().enumerate() {
             let (row, parent) = (first + rank, first + child.parent_rank);
-            let children = step.trie.children(step.level, now.node[parent]);
-            next.node[row] = child_node(step.trie.codes(step.level), children, child.code);
+            let children = children(step.catalog, step.level, now.node[parent]);
+            next.node[row] = child_node(step.catalog.level_codes(step.level), children, child.code);
             next.score[row] = child.score;
             next.token[row] = step.tokens[usize::from(child.code)];
             inherit(next, now, row, parent, step.level, *steps);
@@ -153,7 +91,7 @@ pub(super) fn expand_select(
 fn select(step: &Step, cohort: &CohortState, index: usize, candidates: &mut Candidates) {
     let request = &cohort.requests[index];
     let expansion = Expansion {
-        codes: step.trie.codes(step.level),
+        codes: step.catalog.level_codes(step.level),
         banned: cohort.banned(index, step.level),
         beams: request.beams as usize,
         isa: step.isa,
@@ -161,10 +99,18 @@ fn select(step: &Step, cohort: &CohortState, index: usize, candidates: &mut Cand
     let parents = request.live_rows().map(|row| {
         let logits_row = if step.level == 0 { index } else { row };
         let (logits, lognorm) = step.scores.row(logits_row, step.tokens.len());
-        let children = step.trie.children(step.level, cohort.now.node[row]);
+        let children = children(step.catalog, step.level, cohort.now.node[row]);
         Parent { score: cohort.now.score[row], children, logits, lognorm }
     });
     candidates.select(&expansion, parents);
+}
+
+/// Nodes of `level` below `node` of the level before; below the root at level 0.
+fn children(catalog: &Catalog, level: usize, node: u32) -> Range<u32> {
+    match level.checked_sub(1) {
+        None => 0..catalog.nodes(0) as u32,
+        Some(above) => catalog.children(above, node),
+    }
 }
 
 fn inherit(next: &mut BeamRows, now: &BeamRows, row: usize, parent: usize, step: usize, steps: usize) {

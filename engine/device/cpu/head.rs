@@ -9,11 +9,12 @@
 
 use std::ops::Range;
 
+use super::gemm::{MatrixRef, PackedMatrix, gemm_block};
 use super::lanes::end_of;
-use super::plain::{MatrixRef, PackedMatrix, gemm_block};
 use super::pool::Pool;
 use super::rows::Out;
 use super::store::Parts;
+use super::weights::expect_matrix;
 use super::{Isa, reduce};
 use crate::device::{DeviceError, Dtype, HeadSource, Normalizer, Target};
 
@@ -54,9 +55,7 @@ impl PackedHead {
     pub(super) fn pack(pool: &Pool, isa: Isa, compute: Dtype, source: &HeadSource) -> Result<PackedHead, DeviceError> {
         let matrix = &source.matrix;
         let bad = |reason: String| DeviceError::BadWeight { name: matrix.name().to_owned(), reason };
-        if matrix.shape().len() != 2 {
-            return Err(bad(format!("a head is [vocabulary, hidden], not {:?}", matrix.shape())));
-        }
+        expect_matrix(matrix, "a head is [vocabulary, hidden]")?;
         let (vocabulary, hidden) = (matrix.rows(), matrix.cols());
         for (level, tokens) in source.level_tokens.iter().enumerate() {
             if let Some((code, token)) = tokens.iter().enumerate().find(|(_, token)| **token as usize >= vocabulary) {
@@ -194,7 +193,7 @@ pub(super) fn run(run: HeadRun, scratch: &mut HeadScratch) {
             let part = &head.parts[block.part];
             let width = block.columns.len();
             let space = &mut space[..rows.len() * width];
-            gemm_block(isa, x, rows.clone(), &part.matrix, block.columns.clone(), space);
+            gemm_block(isa, x, rows.clone(), &part.matrix, block.columns.clone(), space, width);
             for (row, values) in rows.zip(space.chunks_exact_mut(width)) {
                 if block.part == wanted.0 {
                     let start = wanted.1.start.max(block.columns.start);

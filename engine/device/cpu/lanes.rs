@@ -1,10 +1,11 @@
-//! Descriptors: what varies by request. Slots, token lanes, and cohort lanes with their beam state.
+//! Descriptors: what varies by request. Token lanes, and cohort lanes with their beam state.
 //!
 //! Everything here is sized when it is planned; writing a batch or a cohort copies into that space.
 
 use std::ops::Range;
 
-use crate::device::{Beam, Cohort, DeviceError, Rows, SlotState, Span, TokenBatch};
+use super::slots::Slots;
+use crate::device::{Beam, Cohort, DeviceError, Rows, Span, TokenBatch};
 
 /// Most levels that a semantic ID may have; bounds the ban lists of a request.
 const MAX_LEVELS: usize = 8;
@@ -258,7 +259,7 @@ impl CohortState {
 /// Every descriptor of the device.
 #[derive(Default)]
 pub(super) struct Lanes {
-    pub(super) slots: Vec<SlotState>,
+    pub(super) slots: Slots,
     pub(super) tokens: Vec<TokenState>,
     pub(super) cohorts: Vec<CohortState>,
 }
@@ -268,19 +269,7 @@ impl Lanes {
     pub(super) fn bytes(&self) -> usize {
         let tokens: usize = self.tokens.iter().map(TokenState::bytes).sum();
         let cohorts: usize = self.cohorts.iter().map(CohortState::bytes).sum();
-        tokens + cohorts + self.slots.len() * size_of::<SlotState>()
-    }
-
-    /// Copies a slot's lengths and block tables into place.
-    pub(super) fn write_slot(&mut self, slot: u32, state: &SlotState) -> Result<(), DeviceError> {
-        let slots = self.slots.len();
-        let to =
-            self.slots.get_mut(slot as usize).ok_or_else(|| bad("write_slot", format!("slot {slot} of {slots}")))?;
-        to.history_len = state.history_len;
-        to.prefix_len = state.prefix_len;
-        to.history_pages.clone_from(&state.history_pages);
-        to.prefix_pages.clone_from(&state.prefix_pages);
-        Ok(())
+        tokens + cohorts + self.slots.bytes()
     }
 
     /// The row ranges that an operation covers, in row order.
@@ -374,7 +363,6 @@ mod tests {
     #[test]
     fn lanes_say_which_rows_are_live() {
         let mut lanes = Lanes::default();
-        lanes.slots.resize_with(2, SlotState::default);
         lanes.tokens.push(TokenState::plan(4));
         lanes.cohorts.push(CohortState::plan(4, 2));
         assert!(lanes.ranges(Rows::Tokens(TokenLane(0))).is_empty());
@@ -383,6 +371,5 @@ mod tests {
         assert_eq!(lanes.ranges(Rows::Tokens(TokenLane(0))).first(), Some(&(0..4)));
         assert_eq!(lanes.ranges(Rows::Last(TokenLane(0))).first(), Some(&(0..1)));
         assert!(lanes.ranges(Rows::Beams(CohortLane(0))).is_empty());
-        assert!(lanes.write_slot(2, &SlotState::default()).is_err());
     }
 }

@@ -4,22 +4,24 @@
 //! slices: a wrong shape is a bug in a model file and panics with the operation's name; what depends on data is an error.
 //! An operation never reads a buffer that it writes, except where it adds to its output.
 
+mod attend;
 pub mod attention;
 mod expand;
 pub mod gemm;
 mod head;
 mod isa;
 pub mod kv;
-mod kv_rows;
 mod lanes;
-mod plain;
 mod pool;
 mod reduce;
 mod rows;
 mod select;
+mod slots;
 mod store;
 #[cfg(test)]
 mod tests;
+mod views;
+mod weights;
 
 use std::sync::Arc;
 
@@ -28,13 +30,16 @@ use half::bf16;
 pub use isa::Isa;
 pub use pool::Pool;
 
-use self::expand::{Scores, Step, Trie};
+use self::expand::{Scores, Step};
 use self::head::{HeadRun, HeadScratch, PackedHead};
+use self::kv::{BeamSpan, KvPages, OwnKv, TokenSpan};
 use self::lanes::{CohortState, Lanes, TokenState, end_of};
-use self::plain::{KvPages, MatrixMut, MatrixRef, OwnKv, PackedMatrix};
-use self::rows::{Norm, Out};
+use self::rows::Norm;
 use self::select::Candidates;
+use self::slots::Slots;
 use self::store::{Buffer, Store, expect_shape};
+use self::views::{matrix, matrix_mut, out};
+use self::weights::{Weights, expect_matrix, pack_linear, read_vector};
 use super::{
     Beam, BeamAttentionArgs, Cohort, CohortLane, Device, DeviceError, DeviceFacts, Dtype, Embedding, Epilogue,
     ExpandArgs, ForceArgs, Head, HeadArgs, HeadSource, HistoryAttentionArgs, KvPool, KvShape, Linear, LinearArgs,
@@ -56,25 +61,8 @@ pub struct CpuDevice {
     lanes: Lanes,
     head_scratch: HeadScratch,
     candidates: Vec<Candidates>, // one a request of a cohort
-}
-
-/// What comes from an export or a catalogue.
-#[derive(Default)]
-struct Weights {
-    linears: Vec<PackedLinear>,
-    vectors: Vec<Vec<f32>>,
-    embeddings: Vec<TensorView>,
-    heads: Vec<PackedHead>,
-    biases: Vec<RelativeBiasSource>,
-    ropes: Vec<RopeSource>,
-    tries: Vec<Trie>,
-}
-
-struct PackedLinear {
-    matrix: PackedMatrix,
-    rows: usize,
-    cols: usize,
-    gated: bool,
+    token_spans: Vec<TokenSpan>, // of the operation that runs
+    beam_spans: Vec<BeamSpan>,   // of the operation that runs
 }
 
 impl CpuDevice {
@@ -98,13 +86,9 @@ impl CpuDevice {
             lanes: Lanes::default(),
             head_scratch: HeadScratch::default(),
             candidates: Vec::new(),
+            token_spans: Vec::new(),
+            beam_spans: Vec::new(),
         })
-    }
-
-    /// A trie given as levels of codes and first children.
-    #[cfg(test)]
-    fn trie_of_levels(&mut self, codes: Vec<Vec<u16>>, first_child: Vec<Vec<u32>>) -> TrieId {
-        TrieId(add(&mut self.weights.tries, Trie::of_levels(codes, first_child)))
     }
 }
 
@@ -114,50 +98,12 @@ fn add<T>(list: &mut Vec<T>, item: T) -> u32 {
     list.len() as u32 - 1
 }
 
-fn matrix(buffer: &Buffer, tensor: Tensor) -> MatrixRef<'_> {
-    match tensor.dtype {
-        Dtype::F32 => MatrixRef::F32(buffer.elements(tensor), tensor.stride),
-        Dtype::Bf16 => MatrixRef::Bf16(buffer.elements(tensor), tensor.stride),
-    }
-}
-
-fn matrix_mut(buffer: &mut Buffer, tensor: Tensor) -> MatrixMut<'_> {
-    match tensor.dtype {
-        Dtype::F32 => MatrixMut::F32(buffer.elements_mut(tensor), tensor.stride),
-        Dtype::Bf16 => MatrixMut::Bf16(buffer.elements_mut(tensor), tensor.stride),
-    }
-}
-
-/// The tensor from row `first` on.
-fn from_row(tensor: Tensor, first: usize) -> Tensor {
-    Tensor { first_col: tensor.first_col + first * tensor.stride, ..tensor }
-}
-
-fn out_f32(buffer: &mut Buffer, tensor: Tensor) -> Out<'_, f32> {
-    Out { data: buffer.elements_mut(tensor), stride: tensor.stride }
-}
-
-fn out_bf16(buffer: &mut Buffer, tensor: Tensor) -> Out<'_, bf16> {
-    Out { data: buffer.elements_mut(tensor), stride: tensor.stride }
-}
-
 fn scores<'a>(logits: (&'a Buffer, Tensor), lognorm: (&'a Buffer, Tensor)) -> Scores<'a> {
     Scores {
         logits: logits.0.elements(logits.1),
         logits_stride: logits.1.stride,
         lognorm: lognorm.0.elements(lognorm.1),
         lognorm_stride: lognorm.1.stride,
-    }
-}
-
-impl Weights {
-    fn bytes(&self) -> usize {
-        let linears: usize = self.linears.iter().map(|linear| linear.matrix.bytes()).sum();
-        let heads: usize = self.heads.iter().map(PackedHead::bytes).sum();
-        let vectors: usize = self.vectors.iter().map(|vector| vector.len() * 4).sum();
-        let tables: usize = self.biases.iter().map(|bias| bias.by_distance.len() * 4).sum::<usize>()
-            + self.ropes.iter().map(|rope| (rope.cos.len() + rope.sin.len()) * 4).sum::<usize>();
-        linears + heads + vectors + tables
     }
 }
 
@@ -171,44 +117,17 @@ impl Device for CpuDevice {
     }
 
     fn linear_weight(&mut self, source: &LinearSource) -> Result<Linear, DeviceError> {
-        let first = source.parts.first().expect("a linear weight has parts");
-        let cols = first.cols();
-        let bad = |part: &TensorView, reason| DeviceError::BadWeight { name: part.name().to_owned(), reason };
-        for part in &source.parts {
-            if part.shape().len() != 2 || part.cols() != cols {
-                return Err(bad(part, format!("{:?} is no [out, {cols}] matrix", part.shape())));
-            }
-        }
-        if source.gated && (source.parts.len() != 2 || source.parts[1].rows() != first.rows()) {
-            return Err(bad(first, "a gate comes with an up projection of its own shape".to_owned()));
-        }
-        let rows = source.parts.iter().map(TensorView::rows).sum();
-        let read = |mut row: usize, out: &mut [f32]| {
-            for part in &source.parts {
-                if row < part.rows() {
-                    return part.read_row(row, out);
-                }
-                row -= part.rows();
-            }
-        };
-        let matrix = PackedMatrix::pack(&self.pool, self.isa, self.facts.compute, rows, cols, source.gated, read);
-        Ok(Linear(add(&mut self.weights.linears, PackedLinear { matrix, rows, cols, gated: source.gated })))
+        let packed = pack_linear(&self.pool, self.isa, self.facts.compute, source)?;
+        Ok(Linear(add(&mut self.weights.linears, packed)))
     }
 
     fn vector(&mut self, values: &TensorView, scale: f32) -> Result<Vector, DeviceError> {
-        if values.shape().len() != 1 {
-            let reason = format!("{:?} is no vector", values.shape());
-            return Err(DeviceError::BadWeight { name: values.name().to_owned(), reason });
-        }
-        let values = values.to_f32().into_iter().map(|value| value * scale).collect();
+        let values = read_vector(values, scale)?;
         Ok(Vector(add(&mut self.weights.vectors, values)))
     }
 
     fn embedding(&mut self, matrix: &TensorView) -> Result<Embedding, DeviceError> {
-        if matrix.shape().len() != 2 {
-            let reason = format!("{:?} is no [vocabulary, hidden] matrix", matrix.shape());
-            return Err(DeviceError::BadWeight { name: matrix.name().to_owned(), reason });
-        }
+        expect_matrix(matrix, "an embedding table is [vocabulary, hidden]")?;
         Ok(Embedding(add(&mut self.weights.embeddings, matrix.clone())))
     }
 
@@ -242,11 +161,11 @@ impl Device for CpuDevice {
     }
 
     fn trie(&mut self, catalog: &Arc<Catalog>) -> Result<TrieId, DeviceError> {
-        Ok(TrieId(add(&mut self.weights.tries, Trie::of(Arc::clone(catalog)))))
+        Ok(TrieId(add(&mut self.weights.catalogs, Arc::clone(catalog))))
     }
 
     fn plan_slots(&mut self, slots: usize) -> Result<(), DeviceError> {
-        self.lanes.slots.resize_with(slots, SlotState::default);
+        self.lanes.slots = Slots::plan(slots);
         Ok(())
     }
 
@@ -265,15 +184,15 @@ impl Device for CpuDevice {
     }
 
     fn write_slot(&mut self, slot: u32, state: &SlotState) -> Result<(), DeviceError> {
-        self.lanes.write_slot(slot, state)
+        self.lanes.slots.write(slot, state)
     }
 
     fn write_tokens(&mut self, lane: TokenLane, batch: &TokenBatch) -> Result<(), DeviceError> {
-        self.lanes.tokens[lane.0 as usize].write(batch, self.lanes.slots.len())
+        self.lanes.tokens[lane.0 as usize].write(batch, self.lanes.slots.count())
     }
 
     fn write_cohort(&mut self, lane: CohortLane, cohort: &Cohort) -> Result<(), DeviceError> {
-        self.lanes.cohorts[lane.0 as usize].write(cohort, self.lanes.slots.len())
+        self.lanes.cohorts[lane.0 as usize].write(cohort, self.lanes.slots.count())
     }
 
     fn embed(&mut self, rows: Rows, table: Embedding, out: Tensor) -> Result<(), DeviceError> {
@@ -292,7 +211,7 @@ impl Device for CpuDevice {
             }
         }
         let mut buffer = self.store.write("embed", out);
-        rows::embed(&self.pool, &ranges, table, tokens, out_f32(&mut buffer, out));
+        rows::embed(&self.pool, &ranges, table, tokens, views::out(&mut buffer, out));
         Ok(())
     }
 
@@ -302,11 +221,11 @@ impl Device for CpuDevice {
         expect_shape("norm", "x", args.x, end_of(&ranges), weight.len());
         expect_shape("norm", "out", args.out, end_of(&ranges), weight.len());
         let x = self.store.read("norm", args.x);
-        let mut out = self.store.write("norm", args.out);
+        let mut buffer = self.store.write("norm", args.out);
         let norm = Norm { x: x.elements(args.x), stride: args.x.stride, weight, eps: args.eps };
         match args.out.dtype {
-            Dtype::F32 => rows::norm(self.isa, &self.pool, &ranges, norm, out_f32(&mut out, args.out)),
-            Dtype::Bf16 => rows::norm(self.isa, &self.pool, &ranges, norm, out_bf16(&mut out, args.out)),
+            Dtype::F32 => rows::norm::<f32>(self.isa, &self.pool, &ranges, norm, out(&mut buffer, args.out)),
+            Dtype::Bf16 => rows::norm::<bf16>(self.isa, &self.pool, &ranges, norm, out(&mut buffer, args.out)),
         }
         Ok(())
     }
@@ -315,72 +234,32 @@ impl Device for CpuDevice {
         let weight = &self.weights.linears[args.weight.0 as usize];
         let ranges = self.lanes.ranges(args.rows);
         let is_gate = matches!(args.epilogue, Epilogue::Gate(_));
-        assert_eq!(is_gate, weight.gated, "linear: {:?} with a weight that is gated: {}", args.epilogue, weight.gated);
-        let out_cols = if is_gate { weight.rows / 2 } else { weight.rows };
-        expect_shape("linear", "x", args.x, end_of(&ranges), weight.cols);
-        expect_shape("linear", "out", args.out, end_of(&ranges), out_cols);
+        assert_eq!(is_gate, weight.is_gated(), "linear: {:?} and whether the weight is gated", args.epilogue);
+        expect_shape("linear", "x", args.x, end_of(&ranges), weight.k());
+        expect_shape("linear", "out", args.out, end_of(&ranges), weight.output_columns());
         assert_eq!(args.x.dtype, self.facts.compute, "linear: type of x");
-        assert!(
-            args.epilogue != Epilogue::Residual || args.out.dtype == Dtype::F32,
-            "linear: the residual stream is f32"
-        );
         let x = self.store.read("linear", args.x);
         let mut out = self.store.write("linear", args.out);
         for range in ranges.iter() {
-            let x = matrix(&x, from_row(args.x, range.start));
-            let out = matrix_mut(&mut out, from_row(args.out, range.start));
-            plain::gemm(&self.pool, self.isa, x, range.len(), &weight.matrix, out, args.epilogue);
+            let x = matrix(&x, args.x, range.start);
+            let out = matrix_mut(&mut out, args.out, range.start);
+            gemm::gemm(&self.pool, self.isa, x, range.len(), weight, out, args.epilogue);
         }
         Ok(())
     }
 
     fn write_kv(&mut self, args: &WriteKvArgs) -> Result<(), DeviceError> {
-        kv_rows::write_kv(self, args)
+        self.run_write_kv(args);
+        Ok(())
     }
 
     fn history_attention(&mut self, args: &HistoryAttentionArgs) -> Result<(), DeviceError> {
-        let (lane, last) = match args.rows {
-            Rows::Tokens(lane) => (lane, false),
-            Rows::Last(lane) => (lane, true),
-            other => panic!("history_attention: {other:?} have no positions"),
-        };
-        let token_rows = plain::token_rows(&self.lanes.tokens[lane.0 as usize], last);
-        expect_shape("history_attention", "query", args.query, token_rows.0.len(), args.out.cols);
-        expect_shape("history_attention", "out", args.out, token_rows.0.len(), args.query.cols);
-        let query = self.store.read("history_attention", args.query);
-        let mut out = self.store.write("history_attention", args.out);
-        plain::history_attention(
-            &self.pool,
-            token_rows,
-            &self.lanes.slots,
-            matrix(&query, args.query),
-            args.query.cols,
-            (&self.kv_pools[args.pool.0 as usize], args.layer, args.segment),
-            args.mask,
-            args.bias.map(|bias| &self.weights.biases[bias.0 as usize]),
-            matrix_mut(&mut out, args.out),
-        );
+        self.run_history_attention(args);
         Ok(())
     }
 
     fn beam_attention(&mut self, args: &BeamAttentionArgs) -> Result<(), DeviceError> {
-        let cohort = &self.lanes.cohorts[args.lane.0 as usize];
-        let rows = end_of(&cohort.live_ranges);
-        expect_shape("beam_attention", "query", args.query, rows, args.out.cols);
-        expect_shape("beam_attention", "out", args.out, rows, args.query.cols);
-        let query = self.store.read("beam_attention", args.query);
-        let mut out = self.store.write("beam_attention", args.out);
-        plain::beam_attention(
-            &self.pool,
-            cohort,
-            &self.lanes.slots,
-            matrix(&query, args.query),
-            args.query.cols,
-            args.shared.map(|keys| (&self.kv_pools[keys.pool.0 as usize], keys.layer, keys.segment)),
-            args.own.map(|own| (&self.own_slabs[own.slab.0 as usize], own.layer, own.step)),
-            args.bias.map(|bias| &self.weights.biases[bias.0 as usize]),
-            matrix_mut(&mut out, args.out),
-        );
+        self.run_beam_attention(args);
         Ok(())
     }
 
@@ -422,12 +301,12 @@ impl Device for CpuDevice {
             isa: self.isa,
             pool: &self.pool,
             head,
-            x: matrix(&x, args.x),
+            x: matrix(&x, args.x, 0),
             ranges: &ranges,
             target: args.target,
             normalizer: args.normalizer,
-            logits: out_f32(&mut logits, args.logits),
-            lognorm: out_f32(&mut lognorm, args.lognorm),
+            logits: out(&mut logits, args.logits),
+            lognorm: out(&mut lognorm, args.lognorm),
         };
         head::run(run, &mut self.head_scratch);
         Ok(())
@@ -435,14 +314,14 @@ impl Device for CpuDevice {
 
     fn expand_select(&mut self, args: &ExpandArgs) -> Result<(), DeviceError> {
         let tokens = &self.weights.heads[args.head.0 as usize].level_tokens[args.level];
-        let trie = &self.weights.tries[args.trie.0 as usize];
+        let catalog = &self.weights.catalogs[args.trie.0 as usize];
         let cohort = &mut self.lanes.cohorts[args.lane.0 as usize];
         let (logits, lognorm) =
             (self.store.read("expand_select", args.logits), self.store.read("expand_select", args.lognorm));
         let step = Step {
             isa: self.isa,
             pool: &self.pool,
-            trie,
+            catalog,
             tokens,
             level: args.level,
             scores: scores((&logits, args.logits), (&lognorm, args.lognorm)),

@@ -1,25 +1,21 @@
 //! Planned buffers and the checked way from a [`Tensor`] handle to the rows behind it.
 //!
-//! A buffer is allocated once, 64-byte aligned and zeroed. Operations borrow buffers through `RefCell`, so an operation that
+//! A buffer is allocated once, page-aligned and zeroed. Operations borrow buffers through `RefCell`, so an operation that
 //! would read what it writes stops with a panic instead of racing with itself.
 
 use std::cell::{Ref, RefCell, RefMut};
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Pod;
 use half::bf16;
+use sidereal_ffi::Pages;
 
 use crate::device::{DeviceError, Dtype, Tensor};
 
-/// One cache line: gives buffers their alignment without raw allocation.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
-
-/// An aligned, zeroed block of elements of one type.
+/// A zeroed block of elements of one type, aligned to a page at least.
 pub(super) struct Buffer {
-    lines: Vec<Line>, // [ceil(rows * cols * dtype / 64)]
+    memory: Pages, // [rows * cols * dtype]
     rows: usize,
     cols: usize,
     dtype: Dtype,
@@ -27,19 +23,23 @@ pub(super) struct Buffer {
 
 impl Buffer {
     fn new(rows: usize, cols: usize, dtype: Dtype) -> Result<Buffer, DeviceError> {
-        let bytes = rows.checked_mul(cols).and_then(|n| n.checked_mul(dtype.bytes())).unwrap_or(usize::MAX);
-        let mut lines = Vec::new();
-        lines.try_reserve_exact(bytes.div_ceil(64)).map_err(|error| DeviceError::OutOfMemory {
+        let bytes = rows.checked_mul(cols).and_then(|n| n.checked_mul(dtype.bytes()));
+        let memory = match bytes.filter(|&bytes| bytes <= isize::MAX as usize / 2) {
+            Some(bytes) => Pages::zeroed(bytes).map_err(|error| error.to_string()),
+            None => Err("more than the address space".to_owned()),
+        };
+        let mut memory = memory.map_err(|reason| DeviceError::OutOfMemory {
             what: format!("buffer [{rows}, {cols}] {}", dtype.name()),
-            bytes,
-            reason: error.to_string(),
+            bytes: bytes.unwrap_or(usize::MAX),
+            reason,
         })?;
-        lines.resize(bytes.div_ceil(64), Line::zeroed());
-        Ok(Buffer { lines, rows, cols, dtype })
+        // Written once now, so that no operation waits for the kernel to find memory.
+        memory.iter_mut().step_by(4096).for_each(|byte| *byte = 0);
+        Ok(Buffer { memory, rows, cols, dtype })
     }
 
     fn bytes(&self) -> usize {
-        self.lines.len() * 64
+        self.memory.len()
     }
 }
 
@@ -112,8 +112,8 @@ impl Store {
         let source = self.read(op, from);
         let mut target = self.write(op, to);
         let (element, cols) = (from.dtype.bytes(), from.cols);
-        let source: &[u8] = bytemuck::cast_slice(&source.lines);
-        let target: &mut [u8] = bytemuck::cast_slice_mut(&mut target.lines);
+        let source: &[u8] = &source.memory;
+        let target: &mut [u8] = &mut target.memory;
         let place = |tensor: Tensor, row: usize| {
             assert!(row < tensor.rows, "{op}: row {row} of {tensor:?}");
             let start = (row * tensor.stride + tensor.first_col) * element;
@@ -146,7 +146,7 @@ impl Buffer {
     /// The elements from the view's first one on; row r of the view starts at `r * stride`.
     pub(super) fn elements<T: Element>(&self, tensor: Tensor) -> &[T] {
         assert_eq!(T::DTYPE, tensor.dtype, "element type of {tensor:?}");
-        let all: &[T] = bytemuck::cast_slice(&self.lines);
+        let all: &[T] = bytemuck::cast_slice(&self.memory);
         &all[tensor.first_col..self.rows * self.cols]
     }
 
@@ -154,7 +154,7 @@ impl Buffer {
     pub(super) fn elements_mut<T: Element>(&mut self, tensor: Tensor) -> &mut [T] {
         assert_eq!(T::DTYPE, tensor.dtype, "element type of {tensor:?}");
         let end = self.rows * self.cols;
-        let all: &mut [T] = bytemuck::cast_slice_mut(&mut self.lines);
+        let all: &mut [T] = bytemuck::cast_slice_mut(&mut self.memory);
         &mut all[tensor.first_col..end]
     }
 }
@@ -206,7 +206,7 @@ mod tests {
     fn views_reach_their_columns() {
         let mut store = Store::default();
         let whole = store.plan(3, 5, Dtype::F32).unwrap();
-        assert_eq!(store.bytes(), 64);
+        assert_eq!(store.bytes(), 60);
         let view = whole.columns(2, 2);
         {
             let mut buffer = store.write("test", view);

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::search::{Case, Wish, brute_force, cases, cohort_of, hash, levels_of};
+use super::search::{Case, Wish, brute_force, cases, cohort_of, hash, trie_of};
 use super::{noise, read, sets, write};
 use crate::device::cpu::{CpuDevice, Isa};
 use crate::device::{
@@ -30,7 +30,6 @@ type Device32 = (Isa, Dtype, usize);
 impl Rig {
     fn new((isa, compute, threads): Device32, case: &Case, normalizer: Normalizer, rows: usize) -> Rig {
         let mut device = CpuDevice::new(isa, compute, threads).unwrap();
-        let levels = levels_of(&case.sids);
         let vocabulary = 5 + case.codes.iter().map(|&codes| usize::from(codes)).sum::<usize>();
         let mut next = 4;
         let mut tokens = |&codes: &u16| {
@@ -46,7 +45,7 @@ impl Rig {
         Rig {
             lane: device.cohort_lane(rows, case.codes.len() + 1).unwrap(),
             head,
-            trie: device.trie_of_levels(levels.codes, levels.first_child),
+            trie: device.trie(&trie_of(&case.codes, &case.sids).catalog).unwrap(),
             x: device.buffer(rows, HIDDEN, compute).unwrap(),
             logits: device.buffer(rows, widest, Dtype::F32).unwrap(),
             lognorm: device.buffer(rows, 1, Dtype::F32).unwrap(),
@@ -79,15 +78,15 @@ fn hidden(seed: u64, prefix: &[u16]) -> Vec<f32> {
 fn search(kind: Device32, case: &Case, normalizer: Normalizer, wishes: &[Wish]) -> Vec<Vec<(Vec<u16>, f32)>> {
     let rows = wishes.iter().map(|wish| wish.gap + wish.beams).sum::<u32>() as usize;
     let mut rig = Rig::new(kind, case, normalizer, rows);
-    let levels = levels_of(&case.sids);
+    let known = trie_of(&case.codes, &case.sids);
     let depth = case.codes.len();
-    rig.device.write_cohort(rig.lane, &cohort_of(&levels, case, wishes)).unwrap();
+    rig.device.write_cohort(rig.lane, &cohort_of(&known, case, wishes)).unwrap();
     let scored_end = normalizer == Normalizer::Vocabulary;
     for level in 0..depth + usize::from(scored_end) {
         for (index, wish) in wishes.iter().enumerate() {
             for row in rig.device.lanes.cohorts[0].requests[index].live_rows() {
                 let node = rig.device.lanes.cohorts[0].now.node[row] as usize;
-                let prefix = if level == 0 { &[][..] } else { &levels.prefixes[level - 1][node] };
+                let prefix = if level == 0 { &[][..] } else { &known.prefixes[level - 1][node] };
                 write(&mut rig.device, rig.x, if level == 0 { index } else { row }, &hidden(wish.seed, prefix));
             }
         }
@@ -101,7 +100,7 @@ fn search(kind: Device32, case: &Case, normalizer: Normalizer, wishes: &[Wish]) 
             rig.device.force_token(&ForceArgs { lane, token: END, step: level, scored }).unwrap();
         }
     }
-    let leaf = |beam: &Beam| (levels.prefixes[depth - 1][beam.leaf as usize].clone(), beam.score);
+    let leaf = |beam: &Beam| (known.prefixes[depth - 1][beam.leaf as usize].clone(), beam.score);
     rig.device.read_beams(rig.lane).unwrap().iter().map(|beams| beams.iter().map(leaf).collect()).collect()
 }
 
@@ -150,7 +149,7 @@ fn a_poisoned_request_neither_panics_nor_touches_its_neighbour() {
         quantum: 1,
     };
     let mut rig = Rig::new((Isa::Scalar, Dtype::F32, 1), &case, Normalizer::Level, 6);
-    rig.device.write_cohort(rig.lane, &cohort_of(&levels_of(&case.sids), &case, &case.wishes)).unwrap();
+    rig.device.write_cohort(rig.lane, &cohort_of(&trie_of(&case.codes, &case.sids), &case, &case.wishes)).unwrap();
     for level in 0..2 {
         for row in 0..6 {
             let poisoned = row < if level == 0 { 1 } else { 3 };

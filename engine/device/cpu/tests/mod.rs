@@ -1,7 +1,9 @@
 //! The device's operations together, against evaluations in f64.
 
 mod chain;
+mod decoder_only;
 mod head;
+mod naive;
 mod rows;
 mod search;
 

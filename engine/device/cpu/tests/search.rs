@@ -1,38 +1,32 @@
 //! Head and selection together equal brute force, on tries that try to break them.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use super::{sets, write};
+use crate::catalog::{Catalog, CatalogBuilder, NewItem};
 use crate::device::cpu::{CpuDevice, Isa};
 use crate::device::{Beam, Cohort, CohortRequest, Device, Dtype, ExpandArgs, Head, HeadSource};
 use crate::export::TensorView;
 
-/// A set of semantic IDs as trie levels.
-pub(super) struct Levels {
-    pub(super) codes: Vec<Vec<u16>>,
-    pub(super) first_child: Vec<Vec<u32>>,
-    /// Prefix of each node.
+/// A set of semantic IDs as a catalogue.
+pub(super) struct Trie {
+    pub(super) catalog: Arc<Catalog>,
+    /// Prefix of each node of each level.
     pub(super) prefixes: Vec<Vec<Vec<u16>>>,
 }
 
-pub(super) fn levels_of(sids: &BTreeSet<Vec<u16>>) -> Levels {
-    let depth = sids.first().map_or(1, Vec::len);
-    let prefixes: Vec<Vec<Vec<u16>>> = (1..=depth)
-        .map(|len| sids.iter().map(|sid| sid[..len].to_vec()).collect::<BTreeSet<_>>().into_iter().collect())
-        .collect();
-    let codes = prefixes.iter().map(|level: &Vec<Vec<u16>>| level.iter().map(|p| p[p.len() - 1]).collect()).collect();
-    let first_child = (0..depth - 1)
-        .map(|level| {
-            let below =
-                |node: &Vec<u16>| prefixes[level + 1].partition_point(|child| child[..=level] < node[..]) as u32;
-            let mut first: Vec<u32> = prefixes[level].iter().map(below).collect();
-            first.push(prefixes[level + 1].len() as u32);
-            first
-        })
-        .collect();
-    Levels { codes, first_child, prefixes }
+pub(super) fn trie_of(codes: &[u16], sids: &BTreeSet<Vec<u16>>) -> Trie {
+    let codes: Vec<u32> = codes.iter().map(|&codes| u32::from(codes)).collect();
+    let mut builder = CatalogBuilder::new(&codes).unwrap();
+    for (id, sid) in (0..).zip(sids) {
+        builder.add(NewItem { id, sid, ..NewItem::default() }).unwrap();
+    }
+    let of_length = |len| sids.iter().map(|sid| sid[..len].to_vec()).collect::<BTreeSet<_>>().into_iter().collect();
+    let prefixes = (1..=codes.len()).map(of_length).collect();
+    Trie { catalog: Arc::new(builder.finish().unwrap()), prefixes }
 }
 
 /// One request of a case.
@@ -108,19 +102,19 @@ pub(super) fn brute_force(
 }
 
 /// Nodes whose every leaf is banned, by level.
-fn banned_nodes(levels: &Levels, case: &Case, wish: &Wish) -> Vec<Vec<u32>> {
+fn banned_nodes(trie: &Trie, case: &Case, wish: &Wish) -> Vec<Vec<u32>> {
     let dead =
         |prefix: &Vec<u16>| case.sids.iter().filter(|sid| sid.starts_with(prefix)).all(|sid| wish.banned.contains(sid));
     let of = |level: &Vec<Vec<u16>>| (0..).zip(level).filter(|(_, p)| dead(p)).map(|(node, _)| node).collect();
-    levels.prefixes.iter().map(of).collect()
+    trie.prefixes.iter().map(of).collect()
 }
 
-pub(super) fn cohort_of(levels: &Levels, case: &Case, wishes: &[Wish]) -> Cohort {
+pub(super) fn cohort_of(trie: &Trie, case: &Case, wishes: &[Wish]) -> Cohort {
     let mut next = 0;
     let mut request = |(slot, wish): (u32, &Wish)| {
         let first_row = next + wish.gap;
         next = first_row + wish.beams;
-        CohortRequest { slot, beams: wish.beams, first_row, banned_nodes: banned_nodes(levels, case, wish) }
+        CohortRequest { slot, beams: wish.beams, first_row, banned_nodes: banned_nodes(trie, case, wish) }
     };
     Cohort { requests: (0..).zip(wishes).map(&mut request).collect() }
 }
@@ -141,7 +135,7 @@ fn head_of(device: &mut CpuDevice, codes: &[u16]) -> Head {
 
 /// Runs the selection with given logits and checks the beam state on the way.
 fn select(isa: Isa, threads: usize, case: &Case, wishes: &[Wish]) -> Vec<Vec<(Vec<u16>, f32)>> {
-    let levels = levels_of(&case.sids);
+    let trie = trie_of(&case.codes, &case.sids);
     let mut device = CpuDevice::new(isa, Dtype::F32, threads).unwrap();
     let rows = wishes.iter().map(|wish| wish.gap + wish.beams).sum::<u32>() as usize;
     let widest = usize::from(*case.codes.iter().max().unwrap());
@@ -150,27 +144,27 @@ fn select(isa: Isa, threads: usize, case: &Case, wishes: &[Wish]) -> Vec<Vec<(Ve
     device.plan_slots(wishes.len()).unwrap();
     let lane = device.cohort_lane(rows, case.codes.len()).unwrap();
     let head = head_of(&mut device, &case.codes);
-    let trie = device.trie_of_levels(levels.codes.clone(), levels.first_child.clone());
-    device.write_cohort(lane, &cohort_of(&levels, case, wishes)).unwrap();
+    let handle = device.trie(&trie.catalog).unwrap();
+    device.write_cohort(lane, &cohort_of(&trie, case, wishes)).unwrap();
     for level in 0..case.codes.len() {
         let before = device.lanes.cohorts[0].now.ancestors.clone();
         for (index, wish) in wishes.iter().enumerate() {
             let request = device.lanes.cohorts[0].requests[index];
             for row in request.live_rows() {
                 let node = device.lanes.cohorts[0].now.node[row] as usize;
-                let prefix = if level == 0 { &[][..] } else { &levels.prefixes[level - 1][node] };
+                let prefix = if level == 0 { &[][..] } else { &trie.prefixes[level - 1][node] };
                 let values = logits_of(case, wish.seed, prefix);
                 let at = if level == 0 { index } else { row };
                 write(&mut device, logits, at, &values);
                 write(&mut device, lognorm, at, &[lognorm_of(&values)]);
             }
         }
-        device.expand_select(&ExpandArgs { lane, trie, head, level, logits, lognorm }).unwrap();
+        device.expand_select(&ExpandArgs { lane, trie: handle, head, level, logits, lognorm }).unwrap();
         let cohort = &device.lanes.cohorts[0];
         for request in &cohort.requests {
             for row in request.live_rows() {
                 let (node, parent) = (cohort.now.node[row] as usize, cohort.now.parent[row] as usize);
-                let code = levels.codes[level][node];
+                let code = trie.catalog.level_codes(level)[node];
                 let tokens = &device.weights.heads[0].level_tokens[level];
                 assert_eq!(cohort.now.token[row], tokens[usize::from(code)]);
                 let ancestors = &cohort.now.ancestors[row * cohort.steps..][..=level];
@@ -180,7 +174,7 @@ fn select(isa: Isa, threads: usize, case: &Case, wishes: &[Wish]) -> Vec<Vec<(Ve
             }
         }
     }
-    let leaf = |beam: &Beam| (levels.prefixes[case.codes.len() - 1][beam.leaf as usize].clone(), beam.score);
+    let leaf = |beam: &Beam| (trie.prefixes[case.codes.len() - 1][beam.leaf as usize].clone(), beam.score);
     device.read_beams(lane).unwrap().iter().map(|beams| beams.iter().map(leaf).collect()).collect()
 }
 
