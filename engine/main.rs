@@ -1,3 +1,5 @@
-//! The `sidereal` binary.
+//! The `sidereal` binary. Everything is in [`sidereal::cli`].
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    sidereal::cli::main()
+}

@@ -1,0 +1,157 @@
+//! Flags that several subcommands share, and what they turn into.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use crate::cli::units;
+use crate::device::Dtype;
+use crate::schedule::{DeviceChoice, DeviceKind, EngineConfig, Limits};
+
+/// `--device`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum DeviceName {
+    /// The best there is.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+}
+
+/// `--dtype`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum DtypeName {
+    /// 32-bit float throughout.
+    #[default]
+    F32,
+    /// GEMM inputs and KV in bfloat16, everything else in f32.
+    Bf16,
+}
+
+/// Which device computes.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct DeviceArgs {
+    /// Device that computes
+    #[arg(long, value_enum, default_value_t, value_name = "DEVICE")]
+    pub device: DeviceName,
+    /// Type of GEMM inputs and KV
+    #[arg(long, value_enum, default_value_t, value_name = "TYPE")]
+    pub dtype: DtypeName,
+    /// Compute threads [default: one a core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+}
+
+impl DeviceArgs {
+    /// The engine's terms.
+    pub fn choice(self) -> DeviceChoice {
+        DeviceChoice {
+            kind: match self.device {
+                DeviceName::Auto => DeviceKind::Auto,
+                DeviceName::Cpu => DeviceKind::Cpu,
+            },
+            dtype: Some(match self.dtype {
+                DtypeName::F32 => Dtype::F32,
+                DtypeName::Bf16 => Dtype::Bf16,
+            }),
+            threads: self.threads.map(usize::from),
+        }
+    }
+}
+
+/// Bounds that memory is planned from. Every default is that of [`Limits`].
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Limits")]
+pub struct LimitArgs {
+    /// Requests waiting or running; one more is refused OVERLOADED [default: 1024]
+    #[arg(long, value_name = "N")]
+    pub max_requests: Option<usize>,
+    /// Requests that hold KV pages at the same time [default: 64]
+    #[arg(long, value_name = "N")]
+    pub max_sequences: Option<usize>,
+    /// Prompt tokens of a request [default: 8192]
+    #[arg(long, value_name = "N")]
+    pub max_prompt_tokens: Option<usize>,
+    /// Beam width of a request [default: 1024]
+    #[arg(long, value_name = "N")]
+    pub max_beams: Option<usize>,
+    /// Tokens of one prefill batch [default: 2048]
+    #[arg(long, value_name = "N")]
+    pub max_prefill_tokens: Option<usize>,
+    /// Beam rows of one cohort [default: 1024]
+    #[arg(long, value_name = "N")]
+    pub max_cohort_rows: Option<usize>,
+    /// Items that one request may deny, its history included [default: 20000]
+    #[arg(long, value_name = "N")]
+    pub max_denied_items: Option<usize>,
+    /// Memory for history KV, e.g. 1GiB [default: 1GiB]
+    #[arg(long, value_name = "BYTES", value_parser = units::bytes)]
+    pub kv_bytes: Option<usize>,
+    /// Deadline of a request that names none, e.g. 200ms [default: 10s when serving, else the longest allowed]
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    pub default_deadline: Option<Duration>,
+    /// Longest deadline that a request may ask for [default: 600s]
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    pub max_deadline: Option<Duration>,
+}
+
+fn set<T: Clone>(limit: &mut T, flag: &Option<T>) {
+    if let Some(value) = flag {
+        limit.clone_from(value);
+    }
+}
+
+impl LimitArgs {
+    /// Puts the flags that were given into `limits`.
+    pub fn apply(&self, limits: &mut Limits) {
+        set(&mut limits.max_requests, &self.max_requests);
+        set(&mut limits.max_sequences, &self.max_sequences);
+        set(&mut limits.max_prompt_tokens, &self.max_prompt_tokens);
+        set(&mut limits.max_beams, &self.max_beams);
+        set(&mut limits.max_prefill_tokens, &self.max_prefill_tokens);
+        set(&mut limits.max_cohort_rows, &self.max_cohort_rows);
+        set(&mut limits.max_denied_items, &self.max_denied_items);
+        set(&mut limits.kv_bytes, &self.kv_bytes);
+        set(&mut limits.default_deadline, &self.default_deadline);
+        set(&mut limits.max_deadline, &self.max_deadline);
+    }
+}
+
+/// Everything about an engine but the export.
+#[derive(Clone, Debug, Default, Args)]
+pub struct EngineArgs {
+    /// Catalogue to use instead of the export's own
+    #[arg(long, value_name = "FILE")]
+    pub catalog: Option<PathBuf>,
+    /// Device, type, threads.
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Bounds.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+}
+
+impl EngineArgs {
+    /// The configuration for serving `export`.
+    pub fn serving(&self, export: &Path) -> EngineConfig {
+        let mut config = EngineConfig::new(export);
+        config.catalog.clone_from(&self.catalog);
+        config.device = self.device.choice();
+        self.limits.apply(&mut config.limits);
+        config
+    }
+
+    /// The configuration for offline work with `in_flight` requests at a time: nobody waits for a single answer, so no
+    /// request fails for having queued unless a deadline was asked for.
+    pub fn offline(&self, export: &Path, in_flight: usize) -> EngineConfig {
+        let mut config = self.serving(export);
+        if self.limits.default_deadline.is_none() {
+            config.limits.default_deadline = config.limits.max_deadline;
+        }
+        if self.limits.max_requests.is_none() {
+            config.limits.max_requests = config.limits.max_requests.max(in_flight + 2);
+        }
+        config
+    }
+}
