@@ -137,8 +137,9 @@ impl CatalogBuilder {
             return Err(CatalogError::TooMany { what: "items", count: self.ids.len() as u64 + 1, limit: MAX_ITEMS });
         }
         if self.levels == 0 {
-            check_levels(sid.len())?;
-            self.levels = sid.len();
+            let found = sid.len();
+            check_levels(found).map_err(|_| CatalogError::SidLevels { place: place.clone(), item: id, found })?;
+            self.levels = found;
         }
         if sid.len() != self.levels {
             let (found, expected) = (sid.len(), self.levels);

@@ -164,6 +164,16 @@ pub enum CatalogError {
         /// Declared.
         codes: u32,
     },
+    /// The first item of a source has a number of codes that no catalogue has.
+    #[error("{place}: item {item} has {found} codes; {min} to {max} are supported", min = super::MIN_LEVELS, max = super::MAX_LEVELS)]
+    SidLevels {
+        /// Where the item stands.
+        place: Place,
+        /// The item.
+        item: u64,
+        /// Codes given.
+        found: usize,
+    },
     /// An item's semantic ID has the wrong number of codes.
     #[error("{place}: item {item} has {found} codes, the catalogue has {expected} levels")]
     SidLength {

@@ -168,7 +168,7 @@ impl Input<'_> {
         let levels = item.sid.len();
         if levels > sid.len() {
             if self.builder.levels == 0 {
-                return Err(CatalogError::Levels { levels });
+                return Err(CatalogError::SidLevels { place: place.clone(), item: item.id, found: levels });
             }
             let (found, expected) = (levels, self.builder.levels);
             return Err(CatalogError::SidLength { place: place.clone(), item: item.id, found, expected });

@@ -3,6 +3,7 @@
 use std::io::Read;
 
 use super::super::error::{Place, Unit};
+use super::super::{MAX_LEVELS, MIN_LEVELS};
 use super::{CatalogError, Input, RawItem, malformed};
 
 /// First bytes of every `.npy` file.
@@ -74,17 +75,18 @@ pub(super) fn read(input: &mut Input<'_>, mut reader: impl Read) -> Result<(), C
     let shape = field("shape")?;
     let (rows, levels) = parse_shape(shape)
         .ok_or_else(|| malformed(&place, Some("shape"), format!("{shape}: expected (items, levels)")))?;
-    let row_bytes = levels.checked_mul(element.bytes()).filter(|&bytes| bytes <= MAX_HEADER_BYTES);
-    let row_bytes = row_bytes.ok_or(CatalogError::Levels { levels })?;
+    if !(MIN_LEVELS..=MAX_LEVELS).contains(&levels) {
+        let reason = format!("{shape}: {MIN_LEVELS} to {MAX_LEVELS} levels are supported");
+        return Err(malformed(&place, Some("shape"), reason));
+    }
+    let row_bytes = levels * element.bytes();
     let needs = rows.checked_mul(row_bytes as u64).and_then(|bytes| bytes.checked_add(header_bytes));
     if needs != Some(input.total) {
         let reason = format!("{shape} of {descr} does not fit the file of {} bytes", input.total);
         return Err(malformed(&place, Some("shape"), reason));
     }
-    if levels > 0 {
-        let items = usize::try_from(rows).unwrap_or(usize::MAX).min(input.total as usize);
-        input.builder.reserve(items);
-    }
+    // No more rows than bytes of the file: a hostile header reserves nothing.
+    input.builder.reserve(rows as usize);
     let mut bytes = vec![0; row_bytes];
     let mut sid = vec![0; levels];
     for row in 0..rows {
