@@ -1,7 +1,7 @@
 //! From banned items to trie nodes that a search must not enter.
 //!
 //! Exact in both directions: a node is returned if and only if every item below it is banned. Cost grows with the bans, not
-//! with the catalogue: only ancestors of leaves that lost all their items are looked at.
+//! with the catalogue: only parents of nodes that lost everything are looked at, one binary search each.
 
 use super::{Catalog, ItemIndex};
 
@@ -17,29 +17,36 @@ impl Catalog {
         banned.dedup();
         let mut leaves: Vec<u32> = banned.iter().map(|&item| self.leaf_of(item)).collect();
         leaves.sort_unstable();
-        by_level[levels - 1] = emptied(&leaves, |leaf| leaf, |leaf| self.items_of_leaf(leaf).len());
+        let mut rest = &leaves[..];
+        while let Some(&leaf) = rest.first() {
+            let count = rest.iter().take_while(|&&other| other == leaf).count();
+            if count == self.items_of_leaf(leaf).len() {
+                by_level[levels - 1].push(leaf);
+            }
+            rest = &rest[count..];
+        }
         for level in (0..levels - 1).rev() {
-            by_level[level] = emptied(
-                &by_level[level + 1],
-                |child| self.parent(level + 1, child).unwrap_or_default(),
-                |node| self.children(level, node).len(),
-            );
+            by_level[level] = emptied_parents(&by_level[level + 1], self.first_child(level));
         }
         by_level
     }
 }
 
-/// Groups sorted `members` by `group` (which keeps their order) and returns the groups that have all their `size` members.
-fn emptied(members: &[u32], group: impl Fn(u32) -> u32, size: impl Fn(u32) -> usize) -> Vec<u32> {
-    let mut full = Vec::new();
-    let mut rest = members;
-    while let Some(&first) = rest.first() {
-        let id = group(first);
-        let count = rest.iter().take_while(|&&member| group(member) == id).count();
-        if count == size(id) {
-            full.push(id);
+/// Parents all of whose children are among the sorted `children`.
+fn emptied_parents(children: &[u32], first_child: &[u32]) -> Vec<u32> {
+    let mut parents = Vec::new();
+    let mut rest = children;
+    // Children ascend, so each parent is at or after the last one.
+    let mut from = 0;
+    while let Some(&child) = rest.first() {
+        let parent = from + first_child[from..].partition_point(|&first| first <= child) - 1;
+        let (first, end) = (first_child[parent], first_child[parent + 1]);
+        let count = rest.iter().take_while(|&&other| other < end).count();
+        if count == (end - first) as usize {
+            parents.push(parent as u32);
         }
         rest = &rest[count..];
+        from = parent + 1;
     }
-    full
+    parents
 }
