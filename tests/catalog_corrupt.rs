@@ -117,6 +117,38 @@ fn the_sample_is_good() {
     assert_eq!(again, bytes, "the checksums are where the format says");
 }
 
+/// The worked example of docs/catalog-format.md.
+#[test]
+fn the_documented_example() {
+    let mut builder = CatalogBuilder::new(&[3, 4]).unwrap();
+    for (id, sid, weight) in [(50, [0, 1], 2.0), (7, [0, 3], 1.0), (90, [2, 0], 1.0), (12, [0, 1], 5.0)] {
+        builder.add(NewItem { id, sid: &sid, weight, ..NewItem::default() }).unwrap();
+    }
+    let catalog = builder.finish().unwrap();
+    let bytes = catalog.bytes();
+    let u16s = |kind, level| bytemuck::cast_slice::<u8, u16>(&bytes[section(bytes, kind, level)]);
+    let u32s = |kind, level| bytemuck::cast_slice::<u8, u32>(&bytes[section(bytes, kind, level)]);
+    assert_eq!(u16s(1, 0), [0, 2]);
+    assert_eq!(u32s(2, 0), [0, 2, 3]);
+    assert_eq!(u16s(1, 1), [1, 3, 0]);
+    assert_eq!(bytes[section(bytes, 3, 0)], [0b1101, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(u32s(4, 0), [0, 3]);
+    assert_eq!(u32s(5, 0), [1, 2, 0, 3]);
+    assert_eq!(bytemuck::cast_slice::<u8, u64>(&bytes[section(bytes, 6, 0)]), [7, 12, 50, 90]);
+    assert_eq!(u32s(7, 0), [1, 0, 0, 2]);
+    assert_eq!(u32s(8, 0), [1f32, 5.0, 2.0, 1.0].map(f32::to_bits));
+    assert_eq!(sections(bytes), 9);
+    assert!(catalog.version().starts_with("crc-"));
+
+    let info = catalog.info();
+    let levels: Vec<_> = info.levels.iter().map(|l| (l.codes, l.nodes, l.fan_out_mean, l.fan_out_max)).collect();
+    assert_eq!(levels, [(3, 2, 2.0, 2), (4, 3, 1.5, 2)]);
+    assert_eq!((info.collisions, info.items_sharing), (1, 2));
+    assert_eq!((info.heaviest_leaf.leaf, info.heaviest_leaf.items), (0, 2));
+    assert_eq!(info.heaviest_leaf.sid, [0, 1]);
+    assert!(serde_json::to_string(&info).unwrap().contains("\"name\":\"first child of level 0\""));
+}
+
 #[test]
 fn every_truncation_is_refused() {
     let bytes = sample();

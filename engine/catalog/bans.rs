@@ -1,8 +1,9 @@
 //! From banned items to trie nodes that a search must not enter.
 //!
 //! Exact in both directions: a node is returned if and only if every item below it is banned. Cost grows with the bans, not
-//! with the catalogue: only parents of nodes that lost everything are looked at, one binary search each.
+//! with the catalogue: only parents of nodes that lost everything are looked at, one search each.
 
+use super::gallop::last_not_above;
 use super::{Catalog, ItemIndex};
 
 impl Catalog {
@@ -39,7 +40,7 @@ fn emptied_parents(children: &[u32], first_child: &[u32]) -> Vec<u32> {
     // Children ascend, so each parent is at or after the last one.
     let mut from = 0;
     while let Some(&child) = rest.first() {
-        let parent = from + first_child[from..].partition_point(|&first| first <= child) - 1;
+        let parent = from + last_not_above(&first_child[from..], child);
         let (first, end) = (first_child[parent], first_child[parent + 1]);
         let count = rest.iter().take_while(|&&other| other < end).count();
         if count == (end - first) as usize {

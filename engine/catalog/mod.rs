@@ -12,6 +12,7 @@ mod bans;
 mod builder;
 mod error;
 mod format;
+mod gallop;
 mod info;
 mod items;
 mod layout;
@@ -195,7 +196,7 @@ impl Catalog {
     pub fn parent(&self, level: usize, node: u32) -> Option<u32> {
         let above = level.checked_sub(1)?;
         assert!((node as usize) < self.nodes(level), "node {node} of {}", self.nodes(level));
-        Some(self.first_child(above).partition_point(|&first| first <= node) as u32 - 1)
+        Some(gallop::last_not_above(self.first_child(above), node) as u32)
     }
 
     /// Leaves below a node.
