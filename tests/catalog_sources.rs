@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use proptest::prelude::*;
 use sidereal::catalog::{Catalog, CatalogError, SourceFormat, SourceOptions, read_source};
 
 struct Dir(tempfile::TempDir);
@@ -252,4 +253,38 @@ fn bad_npy() {
 fn missing_files_are_named() {
     let message = read(Path::new("no/such/items.jsonl"), &SourceOptions::default()).unwrap_err().to_string();
     assert!(message.contains("no/such/items.jsonl"), "{message}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Whatever bytes a source holds, reading it gives a catalogue or an error.
+    #[test]
+    fn damaged_sources_never_panic(
+        which in 0usize..4,
+        edits in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..6),
+        cut in proptest::option::of(any::<proptest::sample::Index>()),
+    ) {
+        let (format, mut bytes) = match which {
+            0 => (SourceFormat::JsonLines, b"{\"item\":1,\"sid\":[1,2],\"weight\":2.5}\n{\"item\":2,\"sid\":[3,4],\"key\":\"k\"}\n".to_vec()),
+            1 => (SourceFormat::Csv, b"item,sid0,sid1,weight,title\n1,2,3,0.5,\"a, b\"\n2,3,4,,c\n".to_vec()),
+            2 => (SourceFormat::IndexJson, br#"{"0": ["<a_1>", "<b_2>"], "7": ["<a_24>", "<b_225>"]}"#.to_vec()),
+            _ => (SourceFormat::Npy, npy("<i4", "(2, 2)", &[1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0])),
+        };
+        for (at, value) in &edits {
+            let at = at.index(bytes.len());
+            bytes[at] = *value;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        let dir = Dir::new();
+        let path = dir.file("source", &bytes);
+        for format in [None, Some(format)] {
+            match read(&path, &SourceOptions { format, ..SourceOptions::default() }) {
+                Ok(catalog) => prop_assert!(catalog.verify().is_ok()),
+                Err(error) => prop_assert!(!error.to_string().is_empty()),
+            }
+        }
+    }
 }
