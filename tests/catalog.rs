@@ -191,3 +191,10 @@ fn no_bans_ban_nothing_and_all_bans_ban_everything() {
     let everything: Vec<Vec<u32>> = (0..2).map(|level| (0..catalog.nodes(level) as u32).collect()).collect();
     assert_eq!(catalog.banned_nodes(&mut all), everything);
 }
+
+/// Snapshots are shared between I/O threads and the engine thread.
+#[test]
+fn a_catalogue_is_shared_between_threads() {
+    fn shared<T: Send + Sync + 'static>(_: &T) {}
+    shared(&build(&[2, 2], &[plain(1, &[0, 1])]));
+}
