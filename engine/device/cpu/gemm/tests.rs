@@ -34,14 +34,15 @@ fn isas() -> impl Iterator<Item = Isa> {
     Isa::ALL.into_iter().filter(|isa| isa.is_available())
 }
 
-/// Values in [-1, 1) that every element type holds exactly.
-fn values(seed: u64, count: usize) -> Vec<f32> {
+/// Values in [-1, 1) that `dtype` holds exactly. In f32 they use all bits, so that products round.
+fn values(dtype: Dtype, seed: u64, count: usize) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        bf16::from_f32((state >> 40) as f32 / (1 << 23) as f32 - 1.0).to_f32()
+        let value = (state >> 40) as f32 / (1 << 23) as f32 - 1.0;
+        if dtype == Dtype::F32 { value } else { bf16::from_f32(value).to_f32() }
     };
     (0..count).map(|_| next()).collect()
 }
@@ -52,6 +53,7 @@ fn to_bf16(values: &[f32]) -> Vec<bf16> {
 
 /// A problem with its values, rows of x spaced wider than k.
 struct Problem {
+    dtype: Dtype,
     rows: usize,
     n: usize,
     k: usize,
@@ -62,19 +64,19 @@ struct Problem {
 }
 
 impl Problem {
-    fn new((rows, n, k): (usize, usize, usize)) -> Problem {
+    fn new((rows, n, k): (usize, usize, usize), dtype: Dtype) -> Problem {
         let stride = k + 3;
-        let x = values(rows as u64 + 1, rows * stride);
-        Problem { rows, n, k, stride, x_bf16: to_bf16(&x), x, w: values(n as u64 + 1000, n * k) }
+        let x = values(dtype, rows as u64 + 1, rows * stride);
+        Problem { dtype, rows, n, k, stride, x_bf16: to_bf16(&x), x, w: values(dtype, n as u64 + 1000, n * k) }
     }
 
-    fn pack(&self, pool: &Pool, isa: Isa, dtype: Dtype, gated: bool) -> PackedMatrix {
+    fn pack(&self, pool: &Pool, isa: Isa, gated: bool) -> PackedMatrix {
         let read = |row: usize, out: &mut [f32]| out.copy_from_slice(&self.w[row * self.k..][..self.k]);
-        PackedMatrix::pack(pool, isa, dtype, self.n, self.k, gated, read)
+        PackedMatrix::pack(pool, isa, self.dtype, self.n, self.k, gated, read)
     }
 
-    fn x_from(&self, dtype: Dtype, row: usize) -> MatrixRef<'_> {
-        let data = match dtype {
+    fn x_from(&self, row: usize) -> MatrixRef<'_> {
+        let data = match self.dtype {
             Dtype::F32 => Elems::F32(&self.x[row * self.stride..]),
             Dtype::Bf16 => Elems::Bf16(&self.x_bf16[row * self.stride..]),
         };
@@ -116,7 +118,7 @@ fn epilogues(n: usize, out: Dtype) -> Vec<Epilogue> {
 /// The result, and what is around it: `columns + 5` a row, all elements 0.75 before.
 fn run(pool: &Pool, isa: Isa, problem: &Problem, packed: &PackedMatrix, out: Dtype, epilogue: Epilogue) -> Vec<f32> {
     let stride = packed.output_columns() + 5;
-    let x = problem.x_from(packed.dtype(), 0);
+    let x = problem.x_from(0);
     match out {
         Dtype::F32 => {
             let mut data = vec![0.75f32; problem.rows * stride];
@@ -137,10 +139,10 @@ fn run(pool: &Pool, isa: Isa, problem: &Problem, packed: &PackedMatrix, out: Dty
 fn products_and_epilogues_match_f64() {
     let pool = Pool::new(2);
     for shape in SHAPES {
-        let problem = Problem::new(shape);
         for (isa, dtype) in isas().flat_map(|isa| [(isa, Dtype::F32), (isa, Dtype::Bf16)]) {
-            let plain = problem.pack(&pool, isa, dtype, false);
-            let gated = problem.n.is_multiple_of(2).then(|| problem.pack(&pool, isa, dtype, true));
+            let problem = Problem::new(shape, dtype);
+            let plain = problem.pack(&pool, isa, false);
+            let gated = problem.n.is_multiple_of(2).then(|| problem.pack(&pool, isa, true));
             for out in [Dtype::F32, Dtype::Bf16] {
                 for epilogue in epilogues(problem.n, out) {
                     let packed = match epilogue {
@@ -201,10 +203,10 @@ fn check(problem: &Problem, columns: usize, out: Dtype, epilogue: Epilogue, got:
 fn a_row_does_not_depend_on_its_batch() {
     let pools: Vec<Pool> = (1..=4).map(Pool::new).collect();
     for shape in [(3, 40, 31), (14, 64, 64), (17, 96, 100), (45, 130, 257), (131, 288, 96), (300, 600, 70)] {
-        let problem = Problem::new(shape);
         for (isa, dtype) in isas().flat_map(|isa| [(isa, Dtype::F32), (isa, Dtype::Bf16)]) {
+            let problem = Problem::new(shape, dtype);
             for gated in [false, true] {
-                let packed = problem.pack(&pools[1], isa, dtype, gated);
+                let packed = problem.pack(&pools[1], isa, gated);
                 let epilogue = if gated { Epilogue::Gate(Activation::Silu) } else { Epilogue::Store };
                 let batched = run(&pools[0], isa, &problem, &packed, Dtype::F32, epilogue);
                 for pool in &pools[1..] {
@@ -228,7 +230,7 @@ fn rows_alone(pool: &Pool, isa: Isa, problem: &Problem, packed: &PackedMatrix, e
     let columns = packed.output_columns();
     let mut alone = vec![0.0f32; columns];
     for row in 0..problem.rows {
-        let x = problem.x_from(packed.dtype(), row);
+        let x = problem.x_from(row);
         let out = MatrixMut { data: ElemsMut::F32(&mut alone), stride: columns };
         gemm(pool, isa, x, 1, packed, out, epilogue);
         let batched = &batched[row * (columns + 5)..][..columns];
@@ -238,7 +240,7 @@ fn rows_alone(pool: &Pool, isa: Isa, problem: &Problem, packed: &PackedMatrix, e
 
 fn blocks(isa: Isa, problem: &Problem, packed: &PackedMatrix, batched: &[f32]) {
     let stride = problem.n + 5;
-    let x = problem.x_from(packed.dtype(), 0);
+    let x = problem.x_from(0);
     for (rows, columns) in [
         (0..problem.rows, 0..problem.n),
         (problem.rows / 2..problem.rows, 32..problem.n),
@@ -293,15 +295,50 @@ fn packing_rounds_to_nearest_even_and_counts_its_bytes() {
     assert_eq!(out, [3.0; 40]);
 }
 
+/// Sums that lie halfway between two bf16, above even ones and odd ones.
+#[test]
+fn outputs_round_to_nearest_even() {
+    let pool = Pool::new(1);
+    let sum = |column: usize| (1.0 + column as f32 / 128.0) + 1.0 / 256.0;
+    for isa in isas() {
+        let packed = PackedMatrix::pack(&pool, isa, Dtype::Bf16, 120, 2, false, |column, row| {
+            row.copy_from_slice(&[1.0 + column as f32 / 128.0, 1.0 / 256.0]);
+        });
+        let mut out = [bf16::ZERO; 120];
+        let x = MatrixRef { data: Elems::Bf16(&[bf16::ONE; 2]), stride: 2 };
+        gemm(&pool, isa, x, 1, &packed, MatrixMut { data: ElemsMut::Bf16(&mut out), stride: 120 }, Epilogue::Store);
+        for (column, &got) in out.iter().enumerate() {
+            assert_eq!(got, bf16::from_f32(sum(column)), "{isa:?}: {}", sum(column));
+        }
+    }
+}
+
+/// The word that holds an odd last k has a second half. Whatever the memory held before must not get into the sum.
+#[test]
+fn an_odd_k_does_not_read_what_was_there_before() {
+    let pool = Pool::new(1);
+    for isa in isas() {
+        let problem = Problem::new((20, 40, 33), Dtype::Bf16);
+        let packed = problem.pack(&pool, isa, false);
+        let before = run(&pool, isa, &problem, &packed, Dtype::F32, Epilogue::Store);
+        let mut nan = Problem::new((40, 40, 64), Dtype::Bf16);
+        nan.x_bf16.fill(bf16::NAN);
+        let packed_nan = nan.pack(&pool, isa, false);
+        assert!(run(&pool, isa, &nan, &packed_nan, Dtype::F32, Epilogue::Store)[0].is_nan());
+        let after = run(&pool, isa, &problem, &packed, Dtype::F32, Epilogue::Store);
+        assert!(same_bits(&before, &after), "{isa:?}");
+    }
+}
+
 /// Infinities, NaN and denormals give whatever they give, in their own row only, and nothing panics.
 #[test]
 fn odd_values_stay_in_their_row() {
     let pool = Pool::new(2);
-    let mut problem = Problem::new((20, 70, 33));
     for isa in isas() {
         for dtype in [Dtype::F32, Dtype::Bf16] {
-            let packed = problem.pack(&pool, isa, dtype, false);
-            let gated = problem.pack(&pool, isa, dtype, true);
+            let mut problem = Problem::new((20, 70, 33), dtype);
+            let packed = problem.pack(&pool, isa, false);
+            let gated = problem.pack(&pool, isa, true);
             let before = run(&pool, isa, &problem, &packed, Dtype::F32, Epilogue::Store);
             for odd in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e-40, f32::MAX] {
                 problem.x[5 * 36 + 32] = odd;
@@ -318,7 +355,6 @@ fn odd_values_stay_in_their_row() {
                     }
                 }
             }
-            problem = Problem::new((20, 70, 33));
         }
     }
 }
@@ -327,9 +363,9 @@ fn odd_values_stay_in_their_row() {
 #[should_panic(expected = "need 71 elements, not 70")]
 fn a_short_output_is_refused() {
     let pool = Pool::new(1);
-    let problem = Problem::new((2, 35, 4));
-    let packed = problem.pack(&pool, Isa::Scalar, Dtype::F32, false);
+    let problem = Problem::new((2, 35, 4), Dtype::F32);
+    let packed = problem.pack(&pool, Isa::Scalar, false);
     let mut out = vec![0.0; 70];
     let out = MatrixMut { data: ElemsMut::F32(&mut out), stride: 36 };
-    gemm(&pool, Isa::Scalar, problem.x_from(Dtype::F32, 0), 2, &packed, out, Epilogue::Store);
+    gemm(&pool, Isa::Scalar, problem.x_from(0), 2, &packed, out, Epilogue::Store);
 }
