@@ -70,9 +70,10 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// Checks that input, weight, output and epilogue fit each other.
+    /// Checks that machine, input, weight, output and epilogue fit each other.
     fn check(&self, rows: usize) {
         let packed = self.packed;
+        assert!(self.isa.is_available(), "this machine has no {}", self.isa.name());
         let (dtype, len) = match self.x.data {
             Elems::F32(data) => (Dtype::F32, data.len()),
             Elems::Bf16(data) => (Dtype::Bf16, data.len()),

@@ -51,6 +51,7 @@ struct PairDot;
 impl Product for PairDot {
     type Lanes = Zmm;
     const INPUT_WORDS: usize = 1;
+    // As for f32.
     const MAX_TILE_ROWS: usize = 14;
 
     #[inline(always)]

