@@ -17,10 +17,22 @@
 //! The plain path ([`scalar`]) is the oracle. The vector kernel is one generic structure over a small trait for vectors,
 //! instantiated per instruction set and stored type.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod kernel;
+#[cfg(target_arch = "x86_64")]
+mod own;
 mod scalar;
 #[cfg(test)]
 mod tests;
 mod tile;
+#[cfg(target_arch = "x86_64")]
+mod vector;
+#[cfg(target_arch = "x86_64")]
+mod work;
 
 use self::tile::Tile;
 use super::kv::{BeamSpan, ComputeRows, ComputeRowsMut, KvPages, OwnKv, TokenSpan, locate};

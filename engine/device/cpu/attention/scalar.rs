@@ -32,13 +32,13 @@ fn run_row(tile: &Tile<'_>, v: usize, scratch: &mut Vec<f32>) {
 
     let bias = |distance: isize| tile.bias.map_or(0.0, |bias| bias.at(tile.head(v), distance));
     let dot = |key: &[f32], query: &[f32]| key.iter().zip(query).map(|(k, q)| k * q).sum::<f32>();
-    for position in 0..visible {
+    for (position, score) in scores[..visible].iter_mut().enumerate() {
         load_shared(tile, position, key, value);
-        scores[position] = dot(key, query) + bias(position as isize - tile.position(v) as isize);
+        *score = dot(key, query) + bias(position as isize - tile.position(v) as isize);
     }
-    for s in 0..own_tokens {
+    for (s, score) in scores[visible..].iter_mut().enumerate() {
         load_own(tile, v, s, key, value);
-        scores[visible + s] = dot(key, query) + bias(s as isize - (own_tokens - 1) as isize);
+        *score = dot(key, query) + bias(s as isize - (own_tokens - 1) as isize);
     }
 
     let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);

@@ -7,7 +7,7 @@ use half::bf16;
 
 use super::{DistanceBias, OwnTokens, SharedPages, scalar};
 use crate::device::cpu::Isa;
-use crate::device::cpu::kv::{ComputeRows, RowTarget};
+use crate::device::cpu::kv::{ComputeRows, HeadLayout, RowTarget};
 use crate::device::{Dtype, Mask};
 
 /// Virtual rows of a tile, at most: 16 panels of 6 rows. Keys are read from L2 or beyond once a tile, and the tile's outputs
@@ -77,7 +77,7 @@ impl Tile<'_> {
     }
 
     /// Copies virtual row `v`'s query into `to[..head_dim]`, as f32.
-    #[inline]
+    #[inline(always)]
     pub(super) fn load_query(&self, v: usize, to: &mut [f32]) {
         let (first, n) = (self.head(v) * self.head_dim, self.head_dim);
         match self.query {
@@ -116,6 +116,26 @@ impl Tile<'_> {
 
 /// Computes a tile with the kernel of `isa`.
 pub(super) fn run(isa: Isa, tile: &Tile<'_>) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use super::{avx2, avx512, work};
+        let dtype = tile.out.dtype;
+        let layout = HeadLayout::new(tile.head_dim, dtype);
+        type Run = unsafe fn(&Tile<'_>, HeadLayout, &work::Workspace);
+        let run: Option<Run> = match (isa, dtype) {
+            (Isa::Scalar, _) => None,
+            (Isa::Avx2, Dtype::F32) => Some(avx2::run_f32),
+            (Isa::Avx2, Dtype::Bf16) => Some(avx2::run_bf16),
+            (Isa::Avx512 | Isa::Avx512Bf16, Dtype::F32) => Some(avx512::run_f32),
+            (Isa::Avx512, Dtype::Bf16) => Some(avx512::run_bf16),
+            (Isa::Avx512Bf16, Dtype::Bf16) => Some(avx512::run_native),
+        };
+        if let Some(run) = run {
+            // SAFETY: an `Isa` is used only where it is available, and `work::with` sizes the scratch for the tile.
+            work::with(tile, layout, |work| unsafe { run(tile, layout, work) });
+            return;
+        }
+    }
     let _ = isa;
     scalar::run(tile);
 }

@@ -24,9 +24,9 @@ mod write;
 
 use half::bf16;
 
-use self::cells::Cells;
 use crate::device::{DeviceError, Dtype, KvShape, OwnShape};
 
+pub(in crate::device::cpu) use self::cells::Cells;
 pub use self::rows::{BeamSpan, ComputeRows, ComputeRowsMut, Strided, StridedMut, TokenSpan};
 pub(in crate::device::cpu) use self::rows::{RowTarget, locate};
 pub use self::write::{HeadNormWeights, KvDestination, QueryRows, RopeTables, WriteKv, write_kv};
@@ -56,7 +56,8 @@ pub(in crate::device::cpu) struct HeadLayout {
 }
 
 impl HeadLayout {
-    fn new(head_dim: usize, dtype: Dtype) -> HeadLayout {
+    /// The layout of heads of `head_dim` elements stored as `dtype`.
+    pub(in crate::device::cpu) fn new(head_dim: usize, dtype: Dtype) -> HeadLayout {
         let (key_steps, value_steps) = match dtype {
             Dtype::F32 => (head_dim, GROUP),
             Dtype::Bf16 => (head_dim.div_ceil(2), GROUP / 2),
@@ -114,11 +115,6 @@ impl KvPages {
     /// Bytes allocated.
     pub fn bytes(&self) -> usize {
         self.cells.bytes()
-    }
-
-    /// Cell arithmetic of a head.
-    pub(in crate::device::cpu) fn layout(&self) -> HeadLayout {
-        self.layout
     }
 
     /// The page's keys of one head: its first group.

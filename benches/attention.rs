@@ -1,0 +1,382 @@
+//! Attention in GFLOP/s and in percent of the multipliers' peak, which is measured beside it on the same cores.
+//!
+//! `cargo bench --bench attention -- [--threads N] [--runs N] [FILTER...]` times every case whose name contains all filters;
+//! a name is `shape/isa/dtype`. Without `--bench` (as in a test run) each case runs once, on a small shape. In both modes
+//! some rows are checked against a plain evaluation in f64.
+//!
+//! Useful work is 4 x head_dim FLOP for each visible (row, head, key); the softmax is not counted.
+
+use std::time::Instant;
+
+use half::bf16;
+use sidereal::device::cpu::attention::{
+    BeamAttention, DistanceBias, HistoryAttention, OwnTokens, SharedPages, beam_attention, history_attention,
+};
+use sidereal::device::cpu::kv::{
+    BeamSpan, ComputeRows, ComputeRowsMut, KvPages, OwnKv, Strided, StridedMut, TokenSpan,
+};
+use sidereal::device::cpu::{Isa, Pool};
+use sidereal::device::{Dtype, KvShape, Mask, OwnShape};
+
+/// What a case computes.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// A whole prompt; every token sees every token, with a relative bias.
+    Encoder,
+    /// A whole prompt, causal.
+    Causal,
+    /// So many beams against the prompt and three own tokens.
+    Beams(usize),
+}
+
+#[derive(Clone, Copy)]
+struct Case {
+    name: &'static str,
+    kind: Kind,
+    tokens: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+}
+
+const PAGE: usize = 64;
+/// The step being decoded: beams see steps 0, 1 and 2.
+const STEP: usize = 2;
+
+const fn case(name: &'static str, kind: Kind, tokens: usize, shape: [usize; 3]) -> Case {
+    Case { name, kind, tokens, heads: shape[0], kv_heads: shape[1], head_dim: shape[2] }
+}
+
+const CASES: [Case; 10] = [
+    case("encoder-1024-12x64", Kind::Encoder, 1024, [12, 12, 64]),
+    case("encoder-4096-12x64", Kind::Encoder, 4096, [12, 12, 64]),
+    case("causal-1024-16/8x128", Kind::Causal, 1024, [16, 8, 128]),
+    case("causal-4096-16/8x128", Kind::Causal, 4096, [16, 8, 128]),
+    case("causal-1024-8/4x64", Kind::Causal, 1024, [8, 4, 64]),
+    case("beams-128-1024-12x64", Kind::Beams(128), 1024, [12, 12, 64]),
+    case("beams-512-1024-12x64", Kind::Beams(512), 1024, [12, 12, 64]),
+    case("beams-128-4096-12x64", Kind::Beams(128), 4096, [12, 12, 64]),
+    case("beams-512-4096-16/8x128", Kind::Beams(512), 4096, [16, 8, 128]),
+    case("beams-1-4096-12x64", Kind::Beams(1), 4096, [12, 12, 64]),
+];
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let number = |name: &str| {
+        let at = arguments.iter().position(|argument| argument == name)?;
+        arguments.get(at + 1)?.parse::<usize>().ok()
+    };
+    let smoke = !arguments.iter().any(|argument| argument == "--bench");
+    let threads = number("--threads").unwrap_or(1);
+    let runs = if smoke { 1 } else { number("--runs").unwrap_or(7) };
+    let mut filters = Vec::new();
+    let mut skip = false;
+    for argument in &arguments {
+        match (std::mem::take(&mut skip), argument.as_str()) {
+            (false, "--threads" | "--runs") => skip = true,
+            (false, text) if !text.starts_with('-') => filters.push(text),
+            _ => {}
+        }
+    }
+    let pool = Pool::new(threads);
+    if !smoke {
+        println!("{threads} thread(s), median of {runs} runs (fastest in brackets)");
+    }
+    for case in CASES {
+        for (isa, dtype) in kernels() {
+            let name = format!("{}/{}/{}", case.name, isa.name(), dtype.name());
+            if filters.iter().all(|filter| name.contains(filter)) {
+                measure(&name, &shrink(case, smoke), isa, dtype, &pool, runs, smoke);
+            }
+        }
+    }
+}
+
+/// Kernels of this machine; the plain path is not timed.
+fn kernels() -> Vec<(Isa, Dtype)> {
+    let all = [
+        (Isa::Avx2, Dtype::F32),
+        (Isa::Avx2, Dtype::Bf16),
+        (Isa::Avx512, Dtype::F32),
+        (Isa::Avx512, Dtype::Bf16),
+        (Isa::Avx512Bf16, Dtype::Bf16),
+    ];
+    all.into_iter().filter(|(isa, _)| isa.is_available()).collect()
+}
+
+fn shrink(case: Case, smoke: bool) -> Case {
+    if !smoke {
+        return case;
+    }
+    let kind = if let Kind::Beams(beams) = case.kind { Kind::Beams(beams.min(13)) } else { case.kind };
+    Case { tokens: 150, kind, ..case }
+}
+
+/// Inputs and results of a case.
+struct Data {
+    kv: KvPages,
+    pages: Vec<u32>,
+    own: OwnKv,
+    ancestors: Vec<u32>,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    own_keys: Vec<f32>,
+    own_values: Vec<f32>,
+    bias: Vec<f32>,
+    query: Vec<f32>,
+    query_bf16: Vec<bf16>,
+    out: Vec<f32>,
+    out_bf16: Vec<bf16>,
+    rows: usize,
+}
+
+const MAX_DISTANCE: usize = 128;
+
+impl Data {
+    fn new(case: &Case, dtype: Dtype) -> Data {
+        let mut state = 1u64;
+        let mut fill = |n: usize, scale: f32| -> Vec<f32> {
+            let mut next = || {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let x = ((state >> 40) as f32 / (1u64 << 23) as f32 - 1.0) * scale;
+                if dtype == Dtype::Bf16 { bf16::from_f32(x).to_f32() } else { x }
+            };
+            (0..n).map(|_| next()).collect()
+        };
+        let &Case { tokens, heads, kv_heads, head_dim, .. } = case;
+        let rows = if let Kind::Beams(beams) = case.kind { beams } else { tokens };
+        let row = kv_heads * head_dim;
+        let pages = tokens.div_ceil(PAGE);
+        let shape = KvShape { layers: 1, kv_heads, head_dim, pages, page_tokens: PAGE };
+        let mut kv = KvPages::new(shape, dtype).expect("memory for the benchmark");
+        let table: Vec<u32> = (0..pages as u32).rev().collect();
+        let (keys, values) = (fill(tokens * row, 1.0), fill(tokens * row, 1.0));
+        for t in 0..tokens {
+            let (key, value) = (&keys[t * row..][..row], &values[t * row..][..row]);
+            kv.write(0, table[t / PAGE], t % PAGE, key, value);
+        }
+        let own_rows = if matches!(case.kind, Kind::Beams(_)) { rows } else { 1 };
+        let shape = OwnShape { layers: 1, kv_heads, head_dim, steps: STEP + 1, rows: own_rows };
+        let mut own = OwnKv::new(shape, dtype).expect("memory for the benchmark");
+        let (own_keys, own_values) = (fill((STEP + 1) * own_rows * row, 1.0), fill((STEP + 1) * own_rows * row, 1.0));
+        for s in 0..=STEP {
+            for r in 0..own_rows {
+                let at = (s * own_rows + r) * row;
+                own.write(0, s, r, &own_keys[at..][..row], &own_values[at..][..row]);
+            }
+        }
+        let ancestors = (0..own_rows * (STEP + 1)).map(|i| (i * 7 % own_rows) as u32).collect();
+        let query = fill(rows * heads * head_dim, 2.0 / (head_dim as f32).sqrt());
+        let query_bf16 = query.iter().map(|&x| bf16::from_f32(x)).collect();
+        let bias = fill(heads * (2 * MAX_DISTANCE + 1), 1.0);
+        let (out, out_bf16) = (vec![0.0; query.len()], vec![bf16::ZERO; query.len()]);
+        Data {
+            kv,
+            pages: table,
+            own,
+            ancestors,
+            keys,
+            values,
+            own_keys,
+            own_values,
+            bias,
+            query,
+            query_bf16,
+            out,
+            out_bf16,
+            rows,
+        }
+    }
+
+    fn run(&mut self, case: &Case, isa: Isa, dtype: Dtype, pool: &Pool) {
+        let stride = case.heads * case.head_dim;
+        let (query, out) = match dtype {
+            Dtype::F32 => (
+                ComputeRows::F32(Strided { data: &self.query, stride }),
+                ComputeRowsMut::F32(StridedMut { data: &mut self.out, stride }),
+            ),
+            Dtype::Bf16 => (
+                ComputeRows::Bf16(Strided { data: &self.query_bf16, stride }),
+                ComputeRowsMut::Bf16(StridedMut { data: &mut self.out_bf16, stride }),
+            ),
+        };
+        let bias = DistanceBias { by_distance: &self.bias, max_distance: MAX_DISTANCE };
+        let (kv, pages, heads) = (&self.kv, &*self.pages, case.heads);
+        match case.kind {
+            Kind::Encoder | Kind::Causal => {
+                let spans = [TokenSpan {
+                    first_row: 0,
+                    rows: self.rows,
+                    first_position: 0,
+                    kv_len: case.tokens,
+                    first_page: 0,
+                }];
+                let encoder = matches!(case.kind, Kind::Encoder);
+                let mask = if encoder { Mask::Full } else { Mask::Causal };
+                let bias = encoder.then_some(bias);
+                let args = HistoryAttention { kv, layer: 0, pages, spans: &spans, heads, mask, bias, query, out };
+                history_attention(pool, isa, args);
+            }
+            Kind::Beams(_) => {
+                let spans = [BeamSpan { live: self.rows, shared_len: case.tokens, ..BeamSpan::default() }];
+                let own =
+                    OwnTokens { kv: &self.own, layer: 0, step: STEP, ancestors: &self.ancestors, max_steps: STEP + 1 };
+                let shared = Some(SharedPages { kv, layer: 0, pages });
+                let args = BeamAttention { shared, own: Some(own), spans: &spans, heads, bias: None, query, out };
+                beam_attention(pool, isa, args);
+            }
+        }
+    }
+
+    /// Largest difference of some rows and heads to a plain evaluation.
+    fn error(&self, case: &Case, dtype: Dtype) -> f64 {
+        let &Case { tokens, heads, kv_heads, head_dim, .. } = case;
+        let columns = kv_heads * head_dim;
+        let mut worst = 0f64;
+        for sample in 0..12 {
+            let (row, head) = (sample * 89 % self.rows, sample * 5 % heads);
+            let part = head / (heads / kv_heads) * head_dim;
+            let query = &self.query[(row * heads + head) * head_dim..][..head_dim];
+            let visible = if matches!(case.kind, Kind::Causal) { row + 1 } else { tokens };
+            let mut keys: Vec<(&[f32], &[f32], f64)> = (0..visible)
+                .map(|t| {
+                    let distance = (t as isize - row as isize).clamp(-(MAX_DISTANCE as isize), MAX_DISTANCE as isize);
+                    let column = (MAX_DISTANCE as isize + distance) as usize;
+                    let encoder = matches!(case.kind, Kind::Encoder);
+                    let bias = if encoder { self.bias[head * (2 * MAX_DISTANCE + 1) + column] } else { 0.0 };
+                    let at = t * columns + part;
+                    (&self.keys[at..][..head_dim], &self.values[at..][..head_dim], f64::from(bias))
+                })
+                .collect();
+            if matches!(case.kind, Kind::Beams(_)) {
+                for s in 0..=STEP {
+                    let from = if s == STEP { row } else { self.ancestors[row * (STEP + 1) + s] as usize };
+                    let at = (s * self.rows + from) * columns + part;
+                    keys.push((&self.own_keys[at..][..head_dim], &self.own_values[at..][..head_dim], 0.0));
+                }
+            }
+            let dot = |key: &[f32]| key.iter().zip(query).map(|(&k, &q)| f64::from(k) * f64::from(q)).sum::<f64>();
+            let weights: Vec<f64> = keys.iter().map(|(key, _, bias)| (dot(key) + bias).exp()).collect();
+            let sum: f64 = weights.iter().sum();
+            for d in 0..head_dim {
+                let want: f64 = keys.iter().zip(&weights).map(|(key, w)| w / sum * f64::from(key.1[d])).sum();
+                let at = (row * heads + head) * head_dim + d;
+                let got = if dtype == Dtype::F32 { self.out[at] } else { self.out_bf16[at].to_f32() };
+                worst = worst.max((f64::from(got) - want).abs());
+            }
+        }
+        worst
+    }
+}
+
+fn measure(name: &str, case: &Case, isa: Isa, dtype: Dtype, pool: &Pool, runs: usize, smoke: bool) {
+    let mut data = Data::new(case, dtype);
+    data.run(case, isa, dtype, pool);
+    let error = data.error(case, dtype);
+    let limit = if dtype == Dtype::F32 { 1e-5 } else { 4e-3 };
+    assert!(error <= limit, "{name}: off by {error:.1e}, more than {limit:.1e}");
+    if smoke {
+        println!("{name}: off by {error:.1e}");
+        return;
+    }
+    let pairs = match case.kind {
+        Kind::Encoder => case.tokens * case.tokens,
+        Kind::Causal => case.tokens * (case.tokens + 1) / 2,
+        Kind::Beams(beams) => beams * (case.tokens + STEP + 1),
+    };
+    let flops = (4 * pairs * case.heads * case.head_dim) as f64;
+    // Short operations are repeated, so that a run takes some milliseconds.
+    let repeats = (2e9 / flops).ceil() as usize;
+    let mut seconds: Vec<f64> = Vec::new();
+    let mut peaks: Vec<f64> = Vec::new();
+    for _ in 0..runs {
+        peaks.push(peak(isa, dtype, pool));
+        let start = Instant::now();
+        for _ in 0..repeats {
+            data.run(case, isa, dtype, pool);
+        }
+        seconds.push(start.elapsed().as_secs_f64() / repeats as f64);
+    }
+    seconds.sort_by(f64::total_cmp);
+    peaks.sort_by(f64::total_cmp);
+    let rate = |seconds: f64| flops / seconds / 1e9;
+    let (median, best) = (rate(seconds[runs / 2]), rate(seconds[0]));
+    let (peak_median, peak_best) = (peaks[runs / 2], peaks[runs - 1]);
+    println!(
+        "{name:<44} {:9.3} ms  {median:6.1} GFLOP/s  {:4.1}% of {peak_median:.0}   [{best:.1}, {:.1}% of {peak_best:.0}]   off by {error:.0e}",
+        seconds[runs / 2] * 1e3,
+        100.0 * median / peak_median,
+        100.0 * best / peak_best,
+    );
+}
+
+/// GFLOP/s of a loop of independent multiply-adds on all of the pool's threads: the ceiling of this kernel's multipliers.
+fn peak(isa: Isa, dtype: Dtype, pool: &Pool) -> f64 {
+    const TURNS: usize = 400_000;
+    let threads = pool.threads();
+    let start = Instant::now();
+    let mut per_turn = 0;
+    #[cfg(target_arch = "x86_64")]
+    {
+        // SAFETY: `kernels` lists available instruction sets only.
+        let (lanes, turn): (usize, unsafe fn(usize) -> f32) = match (isa, dtype) {
+            (Isa::Avx512Bf16, Dtype::Bf16) => (32, peaks::native),
+            (Isa::Avx512 | Isa::Avx512Bf16, _) => (16, peaks::avx512),
+            _ => (8, peaks::avx2),
+        };
+        per_turn = 2 * lanes * peaks::CHAINS;
+        pool.run(threads, |_| {
+            // SAFETY: as above.
+            std::hint::black_box(unsafe { turn(TURNS) });
+        });
+    }
+    let _ = (isa, dtype);
+    (threads * TURNS * per_turn) as f64 / start.elapsed().as_secs_f64() / 1e9
+}
+
+#[cfg(target_arch = "x86_64")]
+mod peaks {
+    //! Register-only loops: as many independent chains as hide the latency of a multiply-add.
+
+    use std::arch::x86_64::*;
+
+    pub const CHAINS: usize = 12;
+
+    #[target_feature(enable = "avx2,fma")]
+    pub fn avx2(turns: usize) -> f32 {
+        let mut acc = [_mm256_set1_ps(1.0); CHAINS];
+        let x = _mm256_set1_ps(std::hint::black_box(0.5));
+        for _ in 0..turns {
+            for acc in &mut acc {
+                *acc = _mm256_fmadd_ps(*acc, x, x);
+            }
+        }
+        acc.iter().map(|&acc| _mm256_cvtss_f32(acc)).sum()
+    }
+
+    #[target_feature(enable = "avx512f")]
+    pub fn avx512(turns: usize) -> f32 {
+        let mut acc = [_mm512_set1_ps(1.0); CHAINS];
+        let x = _mm512_set1_ps(std::hint::black_box(0.5));
+        for _ in 0..turns {
+            for acc in &mut acc {
+                *acc = _mm512_fmadd_ps(*acc, x, x);
+            }
+        }
+        acc.iter().map(|&acc| _mm512_cvtss_f32(acc)).sum()
+    }
+
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    pub fn native(turns: usize) -> f32 {
+        let mut acc = [_mm512_set1_ps(1.0); CHAINS];
+        let x = _mm512_set1_epi32(std::hint::black_box(0x3f00_3f00));
+        // SAFETY: both are 64 bytes of plain data.
+        let x = unsafe { std::mem::transmute::<__m512i, __m512bh>(x) };
+        for _ in 0..turns {
+            for acc in &mut acc {
+                *acc = _mm512_dpbf16_ps(*acc, x, x);
+            }
+        }
+        acc.iter().map(|&acc| _mm512_cvtss_f32(acc)).sum()
+    }
+}
