@@ -4,6 +4,8 @@
 //! a name is `shape/isa/dtype`. Without `--bench` (as in a test run) each case runs once, on a small shape. In both modes
 //! some rows are checked against a plain evaluation in f64.
 //!
+//! With one thread, time is the thread's CPU time, so that a busy machine disturbs less; with more it is wall time.
+//!
 //! Useful work is 4 x head_dim FLOP for each visible (row, head, key); the softmax is not counted.
 
 use std::time::Instant;
@@ -291,11 +293,11 @@ fn measure(name: &str, case: &Case, isa: Isa, dtype: Dtype, pool: &Pool, runs: u
     let mut peaks: Vec<f64> = Vec::new();
     for _ in 0..runs {
         peaks.push(peak(isa, dtype, pool));
-        let start = Instant::now();
+        let start = Clock::start(pool);
         for _ in 0..repeats {
             data.run(case, isa, dtype, pool);
         }
-        seconds.push(start.elapsed().as_secs_f64() / repeats as f64);
+        seconds.push(start.seconds() / repeats as f64);
     }
     seconds.sort_by(f64::total_cmp);
     peaks.sort_by(f64::total_cmp);
@@ -310,28 +312,67 @@ fn measure(name: &str, case: &Case, isa: Isa, dtype: Dtype, pool: &Pool, runs: u
     );
 }
 
+/// Wall time, or the calling thread's CPU time where it does all the work.
+enum Clock {
+    Wall(Instant),
+    Thread(f64),
+}
+
+impl Clock {
+    fn start(pool: &Pool) -> Clock {
+        match thread_seconds() {
+            Some(now) if pool.threads() == 1 => Clock::Thread(now),
+            _ => Clock::Wall(Instant::now()),
+        }
+    }
+
+    fn seconds(&self) -> f64 {
+        match self {
+            Clock::Wall(start) => start.elapsed().as_secs_f64(),
+            Clock::Thread(start) => thread_seconds().unwrap_or(f64::NAN) - start,
+        }
+    }
+}
+
+/// CPU time of the calling thread, where the system says.
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+fn thread_seconds() -> Option<f64> {
+    unsafe extern "C" {
+        fn clock_gettime(clock: i32, time: *mut [i64; 2]) -> i32;
+    }
+    const CLOCK_THREAD_CPUTIME_ID: i32 = 3;
+    let mut time = [0i64; 2];
+    // SAFETY: on 64-bit Linux a timespec is two 64-bit integers, seconds and nanoseconds.
+    let status = unsafe { clock_gettime(CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    (status == 0).then(|| time[0] as f64 + time[1] as f64 * 1e-9)
+}
+
+/// CPU time of the calling thread, where the system says.
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+fn thread_seconds() -> Option<f64> {
+    None
+}
+
 /// GFLOP/s of a loop of independent multiply-adds on all of the pool's threads: the ceiling of this kernel's multipliers.
 fn peak(isa: Isa, dtype: Dtype, pool: &Pool) -> f64 {
     const TURNS: usize = 400_000;
     let threads = pool.threads();
-    let start = Instant::now();
-    let mut per_turn = 0;
+    let start = Clock::start(pool);
     #[cfg(target_arch = "x86_64")]
-    {
+    let per_turn = {
         // SAFETY: `kernels` lists available instruction sets only.
         let (lanes, turn): (usize, unsafe fn(usize) -> f32) = match (isa, dtype) {
             (Isa::Avx512Bf16, Dtype::Bf16) => (32, peaks::native),
             (Isa::Avx512 | Isa::Avx512Bf16, _) => (16, peaks::avx512),
             _ => (8, peaks::avx2),
         };
-        per_turn = 2 * lanes * peaks::CHAINS;
         pool.run(threads, |_| {
             // SAFETY: as above.
             std::hint::black_box(unsafe { turn(TURNS) });
         });
-    }
-    let _ = (isa, dtype);
-    (threads * TURNS * per_turn) as f64 / start.elapsed().as_secs_f64() / 1e9
+        2 * lanes * peaks::CHAINS
+    };
+    (threads * TURNS * per_turn) as f64 / start.seconds() / 1e9
 }
 
 #[cfg(target_arch = "x86_64")]
