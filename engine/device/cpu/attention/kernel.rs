@@ -136,7 +136,15 @@ impl Panel<'_> {
         unsafe {
             let query = self.work.query.add(self.first * self.layout.key_steps * K::LEFT).cast_const();
             let mut max = [K::V::splat(f32::NEG_INFINITY); MR];
+            let mut bias = [std::ptr::null::<f32>(); MR];
+            if self.tile.bias.is_some() {
+                for (r, bias) in bias.iter_mut().enumerate() {
+                    *bias = self.work.bias_of(self.tile, self.first + r, self.last_position);
+                }
+            }
             let lanes = SIDE * K::V::LANES;
+            // Rows of a panel stand in order of position: the first one sees the fewest keys.
+            let unmasked = visible[0] as usize / lanes * lanes;
             for at in (0..most).step_by(lanes) {
                 let mut keys = [std::ptr::null::<u32>(); SIDE];
                 for (v, keys) in keys.iter_mut().enumerate() {
@@ -145,10 +153,9 @@ impl Panel<'_> {
                 }
                 let mut acc = [[K::V::splat(0.0); SIDE]; MR];
                 if self.tile.bias.is_some() {
-                    for (r, acc) in acc.iter_mut().enumerate() {
-                        let bias = self.work.bias_of(self.tile, self.first + r, self.last_position).add(at);
-                        for (v, acc) in acc.iter_mut().enumerate() {
-                            *acc = K::V::load(bias.add(v * K::V::LANES));
+                    for r in 0..MR {
+                        for v in 0..SIDE {
+                            acc[r][v] = K::V::load(bias[r].add(at + v * K::V::LANES));
                         }
                     }
                 }
@@ -159,16 +166,28 @@ impl Panel<'_> {
                     }
                     K::step::<MR, SIDE>(&mut acc, left, keys.map(|keys| keys.add(step * GROUP)));
                 }
+                let scores = self.work.scores.add(at).cast::<f32>();
                 for r in 0..MR {
-                    if visible[r] < (at + lanes) as i32 {
+                    for v in 0..SIDE {
+                        K::V::store(scores.add(r * SCORE_STRIDE + v * K::V::LANES), acc[r][v]);
+                    }
+                }
+                if at < unmasked {
+                    for r in 0..MR {
                         for v in 0..SIDE {
-                            acc[r][v] = K::V::keep_first(acc[r][v], visible[r] - (at + v * K::V::LANES) as i32);
+                            max[r] = K::V::max(max[r], acc[r][v]);
                         }
                     }
-                    let to = self.work.scores.add(r * SCORE_STRIDE + at).cast::<f32>();
-                    for v in 0..SIDE {
-                        K::V::store(to.add(v * K::V::LANES), acc[r][v]);
-                        max[r] = K::V::max(max[r], acc[r][v]);
+                } else {
+                    // Masking goes through memory, so that the register tile above is never indexed by a variable.
+                    for r in 0..MR {
+                        for v in 0..SIDE {
+                            let score = scores.add(r * SCORE_STRIDE + v * K::V::LANES);
+                            let seen = visible[r] - (at + v * K::V::LANES) as i32;
+                            let masked = K::V::keep_first(K::V::load(score), seen);
+                            K::V::store(score, masked);
+                            max[r] = K::V::max(max[r], masked);
+                        }
                     }
                 }
             }
