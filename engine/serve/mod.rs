@@ -1,1 +1,43 @@
-//! (to be written)
+//! The socket side: the wire format, the event loop that speaks it, and the seam behind which an engine answers.
+//!
+//! One I/O thread owns every socket and never waits for anything but readiness; the engine owns every tensor and never
+//! touches a socket. They meet in [`Service`]: a request goes in with a closure, the closure brings the answer back through
+//! a queue and a wake-up. `serve` knows neither models nor devices.
+
+pub mod wire;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use crate::request::{Answer, Request};
+
+/// What the socket loop asks of the engine. Implementations never block.
+pub trait Service: Send + Sync {
+    /// Takes a request; `done` is called exactly once, from any thread, possibly before this returns (early refusal).
+    /// Setting `cancel` asks for it to be dropped: `done` is then called with CANCELLED unless the answer came first.
+    fn submit(&self, request: Request, arrived: Instant, cancel: Arc<AtomicBool>, done: Box<dyn FnOnce(Answer) + Send>);
+    /// Counters and facts for STATS, as JSON text.
+    fn stats(&self) -> String;
+    /// What is served, told in HELLO's answer.
+    fn facts(&self) -> ServerFacts;
+}
+
+/// What a server serves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServerFacts {
+    /// `name@version` of the export.
+    pub model: String,
+    /// Version of the catalogue.
+    pub catalog: String,
+    /// Device and instruction set, e.g. `cpu/avx512bf16`.
+    pub device: String,
+    /// `f32` or `bf16`.
+    pub dtype: String,
+    /// Codes of each level of a semantic ID.
+    pub levels: Vec<u32>,
+    /// Widest beam of a request.
+    pub max_beams: u32,
+    /// Longest prompt of a request.
+    pub max_prompt_tokens: u32,
+}

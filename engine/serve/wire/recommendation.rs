@@ -1,0 +1,132 @@
+//! RECOMMENDATION: a [`Recommendation`] as sections.
+//!
+//! RESULTS keeps numbers and ITEM_TEXT the strings, in the same order, so that a caller who asked for no text receives
+//! none and a gateway can read ids and scores without touching a string.
+
+use super::section::{Fields, put_optional_text, put_text};
+use super::{Frame, FrameWriter, Kind, Sections, Tag, WireError};
+use crate::request::{Item, Provenance, Ranked, Recommendation, StageTimings};
+
+/// Appends a RECOMMENDATION.
+pub fn encode_recommendation(answer: &Recommendation, limit: usize, out: &mut Vec<u8>) -> Result<(), WireError> {
+    let mut frame = FrameWriter::begin(out, Kind::Recommendation, answer.id);
+    frame.required(Tag::Summary, |out| put_u32s(out, &[answer.unknown_items, answer.prompt_tokens]));
+    frame.required(Tag::Results, |out| {
+        put_u32s(out, &[answer.results.len() as u32]);
+        answer.results.iter().for_each(|ranked| put_ranked(out, ranked));
+    });
+    let items = || answer.results.iter().flat_map(|ranked| &ranked.items);
+    if items().any(|item| item.key.is_some() || item.title.is_some()) {
+        frame.optional(Tag::ItemText, |out| {
+            for item in items() {
+                put_optional_text(out, item.key.as_deref());
+                put_optional_text(out, item.title.as_deref());
+            }
+        });
+    }
+    frame.optional(Tag::Provenance, |out| {
+        let made = &answer.provenance;
+        [&made.model, &made.catalog, &made.device, &made.dtype].into_iter().for_each(|text| put_text(out, text));
+    });
+    let spent = &answer.timings;
+    frame.optional(Tag::Timings, |out| {
+        let stages =
+            [spent.resolve_us, spent.queue_us, spent.prefill_us, spent.search_us, spent.expand_us, spent.total_us];
+        put_u32s(out, &stages);
+    });
+    frame.finish(limit)
+}
+
+fn put_u32s(out: &mut Vec<u8>, values: &[u32]) {
+    values.iter().for_each(|value| out.extend_from_slice(&value.to_le_bytes()));
+}
+
+fn put_ranked(out: &mut Vec<u8>, ranked: &Ranked) {
+    put_u32s(out, &[ranked.score.to_bits(), ranked.sid.len() as u32, ranked.items.len() as u32]);
+    ranked.sid.iter().for_each(|code| out.extend_from_slice(&code.to_le_bytes()));
+    ranked.items.iter().for_each(|item| out.extend_from_slice(&item.id.to_le_bytes()));
+}
+
+/// Reads the payload of a RECOMMENDATION. Absent text, provenance or timings read as none, empty and zero.
+pub fn decode_recommendation(frame: &Frame<'_>) -> Result<Recommendation, WireError> {
+    let (mut summary, mut results, mut text, mut provenance, mut timings) = (None, None, None, None, None);
+    for section in Sections::new(frame.payload) {
+        let section = section?;
+        let Some(tag) = Tag::from_code(section.id.0) else {
+            section.skip(Kind::Recommendation)?;
+            continue;
+        };
+        let mut fields = section.fields(tag);
+        match tag {
+            Tag::Summary => {
+                let value = (fields.u32("unknown items")?, fields.u32("prompt tokens")?);
+                section.store(tag, &mut summary, value)?;
+            }
+            Tag::Results => section.store(tag, &mut results, read_results(&mut fields)?)?,
+            Tag::ItemText => {
+                section.store(tag, &mut text, section)?;
+                continue; // Read below: it needs the items, and sections come in any order.
+            }
+            Tag::Provenance => section.store(tag, &mut provenance, read_provenance(&mut fields)?)?,
+            Tag::Timings => section.store(tag, &mut timings, read_timings(&mut fields)?)?,
+            _ => {
+                section.skip(Kind::Recommendation)?;
+                continue;
+            }
+        }
+        fields.end()?;
+    }
+    let missing = |expected| WireError::MissingSection { kind: Kind::Recommendation, expected };
+    let (unknown_items, prompt_tokens) = summary.ok_or_else(|| missing("SUMMARY"))?;
+    let mut results = results.ok_or_else(|| missing("RESULTS"))?;
+    if let Some(section) = text {
+        let mut fields = section.fields(Tag::ItemText);
+        for item in results.iter_mut().flat_map(|ranked| &mut ranked.items) {
+            item.key = fields.optional_text("a key")?.map(str::to_owned);
+            item.title = fields.optional_text("a title")?.map(str::to_owned);
+        }
+        fields.end()?;
+    }
+    Ok(Recommendation {
+        id: frame.header.id,
+        results,
+        unknown_items,
+        prompt_tokens,
+        provenance: provenance.unwrap_or_default(),
+        timings: timings.unwrap_or_default(),
+    })
+}
+
+fn read_results(fields: &mut Fields<'_>) -> Result<Vec<Ranked>, WireError> {
+    let count = fields.count(12, "results")?;
+    let mut results = Vec::with_capacity(count);
+    for _ in 0..count {
+        let score = fields.f32("a score")?;
+        let (levels, items) = (fields.u32("a level count")? as usize, fields.u32("an item count")? as usize);
+        let sid = fields.u16s(levels, "codes")?;
+        let ids = fields.u64s(items, "item ids")?;
+        let items = ids.into_iter().map(|id| Item { id, key: None, title: None }).collect();
+        results.push(Ranked { sid, score, items });
+    }
+    Ok(results)
+}
+
+fn read_provenance(fields: &mut Fields<'_>) -> Result<Provenance, WireError> {
+    Ok(Provenance {
+        model: fields.text("the model")?.to_owned(),
+        catalog: fields.text("the catalogue")?.to_owned(),
+        device: fields.text("the device")?.to_owned(),
+        dtype: fields.text("the dtype")?.to_owned(),
+    })
+}
+
+fn read_timings(fields: &mut Fields<'_>) -> Result<StageTimings, WireError> {
+    Ok(StageTimings {
+        resolve_us: fields.u32("resolve_us")?,
+        queue_us: fields.u32("queue_us")?,
+        prefill_us: fields.u32("prefill_us")?,
+        search_us: fields.u32("search_us")?,
+        expand_us: fields.u32("expand_us")?,
+        total_us: fields.u32("total_us")?,
+    })
+}
