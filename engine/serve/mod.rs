@@ -4,7 +4,21 @@
 //! touches a socket. They meet in [`Service`]: a request goes in with a closure, the closure brings the answer back through
 //! a queue and a wake-up. `serve` knows neither models nor devices.
 
+mod address;
+mod config;
+mod connection;
+mod counters;
+mod event_loop;
+mod inbox;
+mod outgoing;
+mod server;
+mod socket;
 pub mod wire;
+
+pub use address::{Address, AddressError};
+pub use config::{MAX_REPLY_BYTES, ServeError, ServerConfig};
+pub use counters::Counters;
+pub use server::{DrainReport, Server};
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

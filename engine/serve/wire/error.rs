@@ -111,7 +111,7 @@ pub enum WireError {
         offset: usize,
     },
     /// A section that this kind of frame cannot do without.
-    #[error("a {} frame needs section {expected}, found none", kind.name())]
+    #[error("frame {}: expected section {expected}, found none", kind.name())]
     MissingSection {
         /// The frame's kind.
         kind: Kind,

@@ -1,7 +1,8 @@
 //! Cuts a byte stream into frames, however the bytes arrive.
 //!
 //! The buffer grows with what has arrived, never with what a header announces: a peer that promises 4 MiB and sends
-//! nothing costs 28 bytes. It holds at most one frame of the largest size plus one read.
+//! nothing costs 28 bytes. It holds at most one frame of the largest size plus one read (its capacity doubles as it grows,
+//! so at most twice that in memory).
 
 use std::io::{self, Read};
 
