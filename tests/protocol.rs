@@ -1,0 +1,20 @@
+//! The wire protocol: byte-level vectors, properties of the codec, and the server over real sockets with a pretend engine.
+//!
+//! After a deliberate change of the format: `SIDEREAL_WRITE_VECTORS=1 cargo test --test protocol` rewrites
+//! `tests/wire/vectors`; without the variable the same test proves that the committed files are current.
+//! `cargo test --release --test protocol -- --ignored --nocapture` prints round-trip times.
+
+#[path = "wire/fake.rs"]
+mod fake;
+#[path = "wire/hostile.rs"]
+mod hostile;
+#[path = "wire/lifecycle.rs"]
+mod lifecycle;
+#[path = "wire/properties.rs"]
+mod properties;
+#[path = "wire/requests.rs"]
+mod requests;
+#[path = "wire/round_trips.rs"]
+mod round_trips;
+#[path = "wire/vectors.rs"]
+mod vectors;
