@@ -12,6 +12,8 @@ mod hostile;
 mod lifecycle;
 #[path = "wire/properties.rs"]
 mod properties;
+#[path = "wire/python.rs"]
+mod python;
 #[path = "wire/requests.rs"]
 mod requests;
 #[path = "wire/round_trips.rs"]
