@@ -533,3 +533,33 @@ fn codes_and_names_are_unique() {
     let names: std::collections::BTreeSet<_> = Tag::ALL.iter().map(|tag| tag.name()).collect();
     assert_eq!(names.len(), Tag::ALL.len());
 }
+
+/// docs/protocol.md names every code as the code does, and its examples are the vectors.
+#[test]
+fn the_protocol_page_is_current() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/protocol.md")).unwrap();
+    let rows = Kind::ALL.iter().map(|kind| format!("\n| {} | `{}` |", *kind as u8, kind.name()));
+    let rows = rows.chain(Tag::ALL.iter().map(|tag| format!("\n| `{:#06x}` | `{}` |", *tag as u16, tag.name())));
+    let rows = rows.chain(RefusalKind::ALL.iter().map(|kind| format!("\n| {} | `{}` |", *kind as u16, kind.name())));
+    let rows = rows.chain(FaultCode::ALL.iter().map(|code| format!("\n| {} | `{}` |", *code as u16, code.name())));
+    for row in rows {
+        assert_eq!(page.matches(&row).count(), 1, "{row}");
+    }
+    let all: Vec<Value> = files().into_iter().flat_map(|(.., vectors)| vectors).collect();
+    let mut examples = 0;
+    for block in page.split("```hex ").skip(1) {
+        let (name, block) = block.split_once('\n').unwrap();
+        let lines = block.split("```").next().unwrap().lines();
+        let is_byte = |word: &&str| word.len() == 2 && word.chars().all(|c| c.is_ascii_hexdigit());
+        // The bytes of a line end at the first wide gap.
+        let shown: String =
+            lines.flat_map(|line| line.split("  ").next().unwrap().split(' ').take_while(is_byte)).collect();
+        let vector = all.iter().find(|vector| vector["name"] == name).expect(name);
+        assert_eq!(shown, hex(&unhex(&vector["hex"])), "{name}");
+        examples += 1;
+    }
+    assert_eq!(examples, 2);
+    for error in all.iter().filter_map(|vector| vector["error"].as_str()) {
+        assert!(page.contains(&format!("`{error}`")), "{error}");
+    }
+}
