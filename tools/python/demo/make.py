@@ -17,9 +17,9 @@ import t5
 from search import Catalogue
 from train import Recipe, train
 
-CODES = 256
+CODES = 128
 SEED = 7
-SHAPE = dict(d_model=128, d_ff=256, heads=4, encoder_layers=2, decoder_layers=2, dropout=0.1)
+SHAPE = dict(d_model=128, d_ff=256, heads=4, encoder_layers=2, decoder_layers=2, dropout=0.0)
 POPULAR_ITEMS = 2000
 
 
@@ -38,7 +38,7 @@ def main():
     popularity = data.popularity()
     catalogue = Catalogue(sids.semantic_ids(data, CODES, SEED), popularity, CODES)
     model = t5.build(t5.config(CODES, **SHAPE), recipe.seed)
-    seconds = train(model, data, catalogue, recipe, validate_every=1000)
+    seconds = train(model, data, catalogue, recipe, validate_every=500)
 
     write_export(args.out / "export", model.to(torch.bfloat16), data, catalogue, recipe)
     histories, targets = data.histories("test")
@@ -61,6 +61,7 @@ def write_export(folder, model, data, catalogue, recipe):
     """config.json, model.safetensors, sidereal.json and the catalogue's source, items.jsonl."""
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
     (folder / "generation_config.json").unlink(missing_ok=True)
     codes = catalogue.codes
     write_json(folder / "sidereal.json", {

@@ -102,15 +102,18 @@ def semantic_ids(data, codes, seed):
 
 
 def place(prefixes, cost, popularity):
-    """Last codes, given out in popularity order: the nearest code whose leaf has room. [items]"""
+    """Last codes, given out in popularity order: the nearest code whose leaf has room. Then each prefix renumbers its
+    codes in the order in which it gave them out, most popular leaf first: a prefix has few leaves, "the popular one" is
+    easily learnt, and which of `codes` numbers it happened to get is not. [items]"""
     codes = cost.shape[1]
     last = np.zeros(len(prefixes), np.int64)
-    used = {}  # prefix -> [codes] room taken, in LEAF_ITEMS_MAX-ths of a leaf
+    used = {}  # prefix -> ([codes] room taken, in LEAF_ITEMS_MAX-ths of a leaf; {code: its new number})
     for item in np.argsort(-popularity, kind="stable"):
-        taken = used.setdefault(tuple(prefixes[item]), np.zeros(codes, np.int64))
+        taken, number = used.setdefault(tuple(prefixes[item]), (np.zeros(codes, np.int64), {}))
         need = LEAF_ITEMS_MAX if popularity[item] >= HEAD_WEIGHT else 1
         room = taken + need <= LEAF_ITEMS_MAX
         # A prefix with more items than room shares its emptiest leaf rather than lose an item.
-        last[item] = np.where(room, cost[item], np.inf).argmin() if room.any() else taken.argmin()
-        taken[last[item]] += need
+        code = int(np.where(room, cost[item], np.inf).argmin() if room.any() else taken.argmin())
+        taken[code] += need
+        last[item] = number.setdefault(code, len(number))
     return last

@@ -31,6 +31,7 @@ class Teacher:
         order = np.argsort(catalogue.leaf_of, kind="stable")
         starts = np.searchsorted(catalogue.leaf_of[order], np.arange(len(catalogue.leaves)))
         self.follow = np.add.reduceat(counts[:, order], starts, axis=1)                    # [items, leaves]
+        self.roots, self.root_starts = np.unique(catalogue.prefixes // catalogue.codes, return_index=True)
         self.starts = np.searchsorted(catalogue.prefix_of, np.arange(len(catalogue.prefixes)))
 
     def leaf_scores(self, histories):
@@ -60,8 +61,8 @@ class Teacher:
         nothing = np.zeros((len(leaf), 1), np.float32)
         leaves = np.concatenate([scores, nothing], 1)
         prefixes = np.concatenate([np.add.reduceat(scores, self.starts, axis=1), nothing], 1)
-        out = np.empty((*leaf.shape, 3, catalogue.codes), np.float32)
-        out[:, :, 0] = prefixes[:, catalogue.second].sum(2)[:, None]
+        out = np.zeros((*leaf.shape, 3, catalogue.codes), np.float32)
+        out[:, :, 0, self.roots] = np.add.reduceat(prefixes, self.root_starts, axis=1)[:, None]
         out[:, :, 1] = prefixes[rows, catalogue.second[catalogue.codes_of(leaf)[:, :, 0]]]
         out[:, :, 2] = leaves[rows, catalogue.third[catalogue.prefix_of[leaf]]]
         return out / np.maximum(out.sum(3, keepdims=True), 1e-9)

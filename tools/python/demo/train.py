@@ -26,20 +26,20 @@ SHORT_ITEMS = 4           # longest history of the first, cheap part of the trai
 class Recipe:
     """Hyper-parameters; the defaults are the chosen ones."""
 
-    steps: int = 3000
+    steps: int = 1200
     learning_rate: float = 3e-3
     weight_decay: float = 0.05
     window: int = 10                # targets are drawn from the next items this far ahead ...
-    targets: int = 4                # ... this many, without replacement
-    teacher_targets: int = 4        # further ones drawn from the teacher
+    targets: int = 3                # ... this many, without replacement
+    teacher_targets: int = 3        # further ones drawn from the teacher
     teacher_share: float = 0.5      # of what is predicted at a real target
     target_decay: float = 0.8
     item_dropout: float = 0.3       # at most this share of a history is dropped
-    smoothing: float = 0.05         # spread over the level's codes
+    smoothing: float = 0.0          # spread over the level's codes
     user_power: float = 0.5         # users are drawn in proportion to length ^ power
-    max_items: int = 20             # history items read
-    short_share: float = 0.7        # of the steps train on at most SHORT_ITEMS: what goes with what, before attention
-    ema: float = 0.998
+    max_items: int = 12             # history items read
+    short_share: float = 0.5        # of the steps train on at most SHORT_ITEMS: what goes with what, before attention
+    ema: float = 0.99 
     seed: int = 1
 
 
