@@ -1,9 +1,9 @@
 """Training: from a user's history, the items rated next.
 
-An example is a random moment of a random user's training sequence: a random recent stretch before it is the history, the
-next TARGETS items after it are the targets, the nearest weighing most. (Users of this data set rate in long sittings, and
-the order within a sitting is loose: what comes second next is nearly as good a target as what comes next, and ten targets
-cost little more than one.)
+An example is a random moment of a random user's training sequence: a random recent stretch before it is the history; a
+few of the next items after it, the nearest most often, are its targets, beside a few drawn from the teacher. (Users of this
+data set rate in long sittings, and the order within a sitting is loose: what comes second next is nearly as good a target
+as what comes next, and several targets share one encoder run.)
 """
 
 import itertools
@@ -24,7 +24,7 @@ SHORT_ITEMS = 4           # longest history of the first, cheap part of the trai
 
 @dataclass
 class Recipe:
-    """Hyper-parameters; the defaults are the chosen ones."""
+    """Hyper-parameters; the defaults are those of the committed model."""
 
     steps: int = 1200
     learning_rate: float = 3e-3
