@@ -19,6 +19,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use mio::event::Event;
+
 use super::inbox::{Inbox, ReplySlot};
 use super::outgoing::{HIGH_BYTES, LOW_BYTES, Outgoing};
 use super::socket::Stream;
@@ -82,7 +84,11 @@ pub(super) struct Connection {
     partial_since: Option<Instant>,
     /// Not read from until the peer takes its replies.
     paused: bool,
-    /// The peer has ended its side.
+    /// There may be bytes to read.
+    readable: bool,
+    /// The peer has hung up: there is an end to be read behind the bytes.
+    hung_up: bool,
+    /// The peer's end has been read.
     ended: bool,
 }
 
@@ -100,6 +106,8 @@ impl Connection {
             last_active: ctx.now,
             partial_since: None,
             paused: false,
+            readable: true,
+            hung_up: false,
             ended: false,
         }
     }
@@ -117,6 +125,12 @@ impl Connection {
     /// Requests accepted and not answered.
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight.len()
+    }
+
+    /// Takes note of what the system says about the socket.
+    pub(super) fn notice(&mut self, event: &Event) {
+        self.hung_up |= event.is_read_closed() || event.is_error();
+        self.readable |= event.is_readable() || self.hung_up;
     }
 
     /// Does whatever can be done now: handle frames, read, send.
@@ -139,7 +153,7 @@ impl Connection {
                 self.paused = false;
                 continue;
             }
-            if self.paused || self.ended {
+            if self.paused || self.ended || !self.readable {
                 break;
             }
             if budget == 0 {
@@ -150,11 +164,14 @@ impl Connection {
                 Ok(count) => {
                     budget = budget.saturating_sub(count);
                     self.last_active = ctx.now;
+                    // A short read has emptied the socket, and whatever comes now is another event. Only an end that came
+                    // along with these bytes would not be.
+                    self.readable = count == ctx.scratch.len() || self.hung_up;
                     if !self.is_closing() {
                         self.reader.push(&ctx.scratch[..count]);
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -163,7 +180,8 @@ impl Connection {
         Ok(self.verdict())
     }
 
-    /// A peer that ended its side may still be owed something: after GOODBYE its answers, in `Closing` the last bytes.
+    /// A peer that ended its side may still be owed something: after GOODBYE its answers, in `Closing` the last bytes. (Its
+    /// end is read only when every whole frame before it has been handled.)
     fn verdict(&self) -> Verdict {
         let owed = match self.phase {
             Phase::Leaving => true,

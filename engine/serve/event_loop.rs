@@ -114,7 +114,12 @@ impl EventLoop {
                     Token(at) if at < FIRST_LISTENER + self.listeners.len() => {
                         state.to_accept.push(at - FIRST_LISTENER);
                     }
-                    Token(serial) => state.ready.push(serial),
+                    Token(serial) => {
+                        if let Some(connection) = state.connections.get_mut(&serial) {
+                            connection.notice(event);
+                            state.ready.push(serial);
+                        }
+                    }
                 }
             }
             self.round(&mut state, tick);

@@ -229,6 +229,22 @@ fn goodbye_keeps_what_is_in_flight() {
     assert_eq!(peer.receive_all(), [Message::Recommendation(answer_for(&request(1, 1)))]);
 }
 
+/// The same behind more replies than queue and socket hold: GOODBYE and the end of the stream wait, unread, and lose nothing.
+#[test]
+fn goodbye_behind_a_full_queue_keeps_what_is_in_flight() {
+    let server = start(config(), &FakeEngine::prompt());
+    let mut peer = RawPeer::greeted(&server);
+    let mut bytes = Message::Stats { id: 1 }.to_bytes().unwrap().repeat(20_000);
+    bytes.extend(Message::Recommend(request(2, 1)).to_bytes().unwrap());
+    bytes.extend(Message::Goodbye.to_bytes().unwrap());
+    peer.send_bytes(&bytes);
+    peer.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    thread::sleep(Duration::from_millis(50)); // Until everything is full.
+    let replies = peer.receive_all();
+    assert_eq!(replies.len(), 20_001);
+    assert_eq!(replies.last(), Some(&Message::Recommendation(answer_for(&request(2, 1)))));
+}
+
 #[test]
 fn a_client_that_times_out_can_go_on() {
     let engine = FakeEngine::holding();
