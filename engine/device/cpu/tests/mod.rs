@@ -2,6 +2,7 @@
 
 mod chain;
 mod decoder_only;
+mod encoder_decoder;
 mod head;
 mod naive;
 mod rows;
