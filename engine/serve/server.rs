@@ -68,6 +68,11 @@ impl Server {
         report.recv().unwrap_or_default()
     }
 
+    /// True once the I/O thread has ended: after a drain, or because the system failed it. [`join`](Server::join) says why.
+    pub fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// Waits for the end: after a drain, or when the I/O thread fails.
     pub fn join(mut self) -> Result<(), ServeError> {
         match self.thread.take().map(JoinHandle::join) {
