@@ -3,9 +3,11 @@
 use std::process::ExitCode;
 
 use crate::catalog::CatalogError;
+use crate::client::ClientError;
 use crate::export::ExportError;
 use crate::model::ModelError;
 use crate::schedule::LoadError;
+use crate::serve::ServeError;
 
 /// What an exit code means. 0 is "good" and needs no name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,5 +111,17 @@ impl From<LoadError> for Failure {
                 Failure::bad(error.to_string())
             }
         }
+    }
+}
+
+impl From<ServeError> for Failure {
+    fn from(error: ServeError) -> Failure {
+        Failure::environment(error.to_string())
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Failure {
+        Failure::environment(error.to_string())
     }
 }

@@ -6,6 +6,7 @@
 
 mod catalog;
 mod check;
+mod demo;
 mod eval;
 mod failure;
 mod logging;
@@ -14,6 +15,8 @@ mod metrics;
 mod options;
 mod recommend;
 mod requests;
+mod serve;
+mod service;
 mod style;
 mod summary;
 mod units;
@@ -28,7 +31,9 @@ use logging::LogFormat;
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 good, 1 the checked thing is bad, 2 usage, 3 environment.
-Logs go to stderr; RUST_LOG says which, e.g. RUST_LOG=debug.";
+Logs go to stderr; RUST_LOG says which, e.g. RUST_LOG=debug.
+
+Start with `sidereal demo`.";
 
 /// Serves generative recommenders: a long user history goes in, semantic IDs of real items come out.
 #[derive(Debug, Parser)]
@@ -43,6 +48,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Demo(demo::DemoArgs),
+    Serve(serve::ServeArgs),
     Recommend(recommend::RecommendArgs),
     Check(check::CheckArgs),
     Eval(eval::EvalArgs),
@@ -70,10 +77,14 @@ pub fn main() -> ExitCode {
 }
 
 fn run(command: &Command, log_format: LogFormat) -> Result<(), Failure> {
-    logging::start(log_format, "warn")?;
+    // Whoever serves reads its log; whoever asks one question reads the answer.
+    let level = if matches!(command, Command::Serve(_)) { "info" } else { "warn" };
+    logging::start(log_format, level)?;
     sidereal_ffi::install_sigbus_handler()
         .map_err(|error| Failure::environment(format!("cannot install the SIGBUS handler: {error}")))?;
     match command {
+        Command::Demo(args) => demo::run(args),
+        Command::Serve(args) => serve::run(args),
         Command::Recommend(args) => recommend::run(args),
         Command::Check(args) => check::run(args),
         Command::Eval(args) => eval::run(args),

@@ -39,7 +39,11 @@ pub struct Summary<'a> {
     refused: usize,
     first_refusal: Option<&'a str>,
     legality: &'a Legality,
+    /// With as many requests in flight as were asked for.
     speed: Speed,
+    /// With one request at a time, where that was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alone: Option<Speed>,
 }
 
 impl<'a> Summary<'a> {
@@ -59,7 +63,13 @@ impl<'a> Summary<'a> {
             first_refusal: outcome.first_refusal.as_deref(),
             legality: &outcome.legality,
             speed,
+            alone: None,
         }
+    }
+
+    /// Adds what a request takes when it is alone.
+    pub fn with_alone(self, alone: Speed) -> Summary<'a> {
+        Summary { alone: Some(alone), ..self }
     }
 
     /// One JSON object.
@@ -92,16 +102,21 @@ impl<'a> Summary<'a> {
         }
         writeln!(out, "{}\n", style.dim(&format!("  over {}", units::plural(self.quality.users, "held-out user"))))?;
         self.print_legality(style, out)?;
-        let Speed { requests, seconds, requests_per_second, latency_ms_p50, latency_ms_p95, latency_ms_p99 } =
-            self.speed;
+        let Speed { requests, seconds, requests_per_second, .. } = self.speed;
         let rate = style.bold(&format!("{requests_per_second:.0} requests/s"));
         let requests = units::show_count(requests as u64);
         writeln!(out, "  {:<12} {rate}, {requests} in {seconds:.1} s", "throughput")?;
-        writeln!(
-            out,
-            "  {:<12} p50 {latency_ms_p50:.1} ms, p95 {latency_ms_p95:.1} ms, p99 {latency_ms_p99:.1} ms with {} in flight",
-            "latency", self.asked.in_flight
-        )?;
+        let mut latency = |name: &str, speed: &Speed, load: &str| {
+            let Speed { latency_ms_p50, latency_ms_p95, latency_ms_p99, .. } = speed;
+            writeln!(
+                out,
+                "  {name:<12} p50 {latency_ms_p50:>6.1} ms   p95 {latency_ms_p95:>6.1} ms   p99 {latency_ms_p99:>6.1} ms   {load}"
+            )
+        };
+        latency("latency", &self.speed, &format!("with {} in flight", self.asked.in_flight))?;
+        if let Some(alone) = &self.alone {
+            latency("", alone, "one at a time")?;
+        }
         if self.unknown_targets > 0 {
             let users = units::plural(self.unknown_targets, "user");
             let told = format!("{users} took an item that the catalogue does not have; they count as misses");
