@@ -353,8 +353,8 @@ mod tests {
     #[test]
     fn names_line_key_and_column() {
         let cases = [
-            (r#"{"id":1,"itmes":[1]}"#, "line 3, column 16: unknown key \"itmes\"; known are id, items"),
-            (r#"{"id":1,"items":["a"]}"#, "line 3, column 20: key \"items\": invalid type: string \"a\", expected u64"),
+            (r#"{"id":1,"itmes":[1]}"#, "line 3, column 15: unknown key \"itmes\"; known are id, items"),
+            (r#"{"id":1,"items":["a"]}"#, "line 3, column 19: key \"items\": invalid type: string \"a\", expected u64"),
             (r#"{"id":1,"items":[-1]}"#, "key \"items\": invalid value: integer `-1`"),
             (r#"{"id":1,"tokens":[4294967296]}"#, "key \"tokens\": invalid value"),
             (r#"{"id":1,"items":[1],"beams":"8"}"#, "key \"beams\": invalid type: string \"8\", expected u32"),

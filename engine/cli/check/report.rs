@@ -8,6 +8,9 @@ use serde::Serialize;
 use crate::cli::Failure;
 use crate::cli::style::Style;
 
+/// Findings of one part and grade in a row that a table shows unless all are asked for.
+const ALIKE: usize = 8;
+
 /// How a finding counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -159,7 +162,20 @@ impl Report {
     /// The report as a table; `every` lists each tensor and each case.
     pub fn print(&self, export: &Path, every: bool, style: Style, out: &mut dyn Write) -> Result<(), Failure> {
         writeln!(out, "{}\n", style.bold(&export.display().to_string()))?;
-        for finding in &self.findings {
+        let mut alike = 0;
+        for (at, finding) in self.findings.iter().enumerate() {
+            let before = at.checked_sub(1).map(|at| &self.findings[at]);
+            let same = before.is_some_and(|before| (before.part, before.grade) == (finding.part, finding.grade));
+            alike = if same { alike + 1 } else { 0 };
+            if alike >= ALIKE && !every {
+                let last = self.findings.get(at + 1);
+                let ends = last.is_none_or(|next| (next.part, next.grade) != (finding.part, finding.grade));
+                if ends {
+                    let more = format!("and {} more like it; --verbose lists them", alike + 1 - ALIKE);
+                    writeln!(out, "        {:<10} {}", "", style.dim(&more))?;
+                }
+                continue;
+            }
             let grade = match finding.grade {
                 Grade::Good => style.good("good"),
                 Grade::Note => style.note("note"),
