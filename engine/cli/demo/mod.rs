@@ -49,7 +49,7 @@ pub struct DemoArgs {
     /// Show every held-out user
     #[arg(long, conflicts_with = "users")]
     pub all: bool,
-    /// Directory with export/, users.jsonl and popularity.json [default: demo/movielens]
+    /// Directory with export/, users.jsonl and popularity.json, or an export of the same films [default: demo/movielens]
     #[arg(long, value_name = "DIR")]
     pub export: Option<PathBuf>,
     /// Print the figures as one JSON object, and nothing else
@@ -62,15 +62,15 @@ pub struct DemoArgs {
 
 /// Runs the command.
 pub fn run(args: &DemoArgs) -> Result<(), Failure> {
-    let dir = find(args.export.as_deref())?;
+    let place = find(args.export.as_deref())?;
     let style = Style::stdout();
     let waiting = style::spinner("loading");
-    let mut config = EngineConfig::new(&dir.join("export"));
+    let mut config = EngineConfig::new(&place.export);
     config.device = args.device.choice();
     config.limits.default_deadline = config.limits.max_deadline;
     let engine = Arc::new(Engine::start(&config)?);
-    let users = read_users(&dir.join("users.jsonl"), engine.catalog(), None)?;
-    let popularity = read_popularity(&dir.join("popularity.json"))?;
+    let users = read_users(&place.data.join("users.jsonl"), engine.catalog(), None)?;
+    let popularity = read_popularity(&place.data.join("popularity.json"))?;
     let mut line = Line::open(Arc::clone(&engine))?;
     waiting.finish_and_clear();
 
@@ -111,25 +111,40 @@ pub fn run(args: &DemoArgs) -> Result<(), Failure> {
     outcome.verdict()
 }
 
-/// The demo's directory: the one named, else below the current directory, else where this binary was built.
-fn find(named: Option<&Path>) -> Result<PathBuf, Failure> {
-    let is_demo = |dir: &Path| dir.join("export").is_dir() && dir.join("users.jsonl").is_file();
-    if let Some(dir) = named {
-        return match is_demo(dir) {
-            true => Ok(dir.to_owned()),
-            false => Err(Failure::environment(format!(
-                "{}: holds no export/ and users.jsonl; give the directory that holds both, e.g. {DEMO}",
-                dir.display()
-            ))),
-        };
-    }
+/// Where the demo's parts are.
+struct Place {
+    export: PathBuf,
+    /// Holds users.jsonl and popularity.json.
+    data: PathBuf,
+}
+
+/// The place named, else below the current directory, else where this binary was built. An export that is named by itself
+/// is shown to the demo's own users.
+fn find(named: Option<&Path>) -> Result<Place, Failure> {
+    let whole = |dir: &Path| {
+        let there = dir.join("export").is_dir() && dir.join("users.jsonl").is_file();
+        there.then(|| Place { export: dir.join("export"), data: dir.to_owned() })
+    };
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join(DEMO);
-    [PathBuf::from(DEMO), built].into_iter().find(|dir| is_demo(dir)).ok_or_else(|| {
+    let own = || [Path::new(DEMO), &built].into_iter().find_map(whole);
+    let missing = || {
         Failure::environment(format!(
             "the demo's model and data are not here: {DEMO} is part of the repository (its licence keeps it out of packages). \
              Run `sidereal demo` in a clone of the repository, or name the directory with --export"
         ))
-    })
+    };
+    let Some(dir) = named else { return own().ok_or_else(missing) };
+    if let Some(place) = whole(dir) {
+        return Ok(place);
+    }
+    if dir.join("sidereal.json").is_file() {
+        let data = own().ok_or_else(missing)?.data;
+        return Ok(Place { export: dir.to_owned(), data });
+    }
+    Err(Failure::environment(format!(
+        "{}: is neither an export nor a directory that holds export/ and users.jsonl, such as {DEMO}",
+        dir.display()
+    )))
 }
 
 fn request(id: usize, user: &User) -> Request {
