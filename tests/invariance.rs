@@ -27,17 +27,20 @@ fn requests(vocabulary: u64, count: u64) -> Vec<Request> {
         .collect()
 }
 
-/// The part of an answer that must not change, floats as bits.
-fn result_section(answer: &Recommendation) -> Vec<(Vec<u16>, u32, Vec<u64>)> {
+/// Semantic ID, score as bits, items.
+type Entry = (Vec<u16>, u32, Vec<u64>);
+
+/// The part of an answer that must not change.
+fn result_section(answer: &Recommendation) -> Vec<Entry> {
     let ids = |items: &[sidereal::request::Item]| items.iter().map(|item| item.id).collect();
     answer.results.iter().map(|r| (r.sid.clone(), r.score.to_bits(), ids(&r.items))).collect()
 }
 
-fn alone(engine: &Engine, requests: &[Request]) -> Vec<Vec<(Vec<u16>, u32, Vec<u64>)>> {
+fn alone(engine: &Engine, requests: &[Request]) -> Vec<Vec<Entry>> {
     requests.iter().map(|request| result_section(&engine.recommend(request.clone()).unwrap())).collect()
 }
 
-fn together(engine: &Engine, requests: &[Request], order: &[usize]) -> Vec<Vec<(Vec<u16>, u32, Vec<u64>)>> {
+fn together(engine: &Engine, requests: &[Request], order: &[usize]) -> Vec<Vec<Entry>> {
     let (send, receive) = crossbeam_channel::bounded(requests.len());
     for &index in order {
         let send = send.clone();

@@ -4,7 +4,7 @@ use std::io::{BufRead, Write};
 use std::path::PathBuf;
 
 use clap::Args;
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::cli::options::EngineArgs;
 use crate::cli::requests::{self, Defaults};
@@ -71,9 +71,11 @@ pub fn run(args: &RecommendArgs) -> Result<(), Failure> {
     // A bounded queue of pending answers, not a loop over batches: someone who types a line sees its answer before
     // typing the next, and a file keeps the engine full.
     let (send, receive) = bounded::<Slot>(width);
+    // One permit a request in flight: taken before it is submitted, given back when its answer is written.
+    let (take, give_back) = bounded::<()>(width);
     let counts = std::thread::scope(|scope| {
-        let writer = scope.spawn(move || write_answers(&receive));
-        let read = read_requests(args, &engine, input.as_mut(), |slot| send.send(slot).is_ok());
+        let writer = scope.spawn(move || write_answers(&receive, &give_back));
+        let read = read_requests(args, &engine, input.as_mut(), &take, |slot| send.send(slot).is_ok());
         drop(send);
         let written = writer.join().unwrap_or_else(|_| Err(Failure::environment("the writer stopped")));
         read.and(written)
@@ -85,11 +87,12 @@ pub fn run(args: &RecommendArgs) -> Result<(), Failure> {
     Err(Failure::bad(format!("{} of {lines} got an error; the lines with \"error\" say why", counts.errors)))
 }
 
-/// Submits every line until the input ends or `push` says that nobody writes any more.
+/// Submits every line until the input ends or nobody writes any more.
 fn read_requests(
     args: &RecommendArgs,
     engine: &Engine,
     input: &mut dyn BufRead,
+    permits: &Sender<()>,
     mut push: impl FnMut(Slot) -> bool,
 ) -> Result<(), Failure> {
     let defaults = Defaults { beams: args.beams, top: args.top };
@@ -107,8 +110,13 @@ fn read_requests(
                 units::show_bytes(MAX_LINE_BYTES as usize)
             )));
         }
+        if bytes.trim_ascii().is_empty() {
+            continue;
+        }
+        if permits.send(()).is_err() {
+            break;
+        }
         let slot = match std::str::from_utf8(bytes.trim_ascii()) {
-            Ok("") => continue,
             Ok(text) => match requests::parse(text, number, defaults) {
                 Ok(request) => Slot::Waiting {
                     id: request.id,
@@ -130,7 +138,7 @@ fn read_requests(
 }
 
 /// Writes one line a slot, each as soon as it and all before it are answered.
-fn write_answers(slots: &Receiver<Slot>) -> Result<Counts, Failure> {
+fn write_answers(slots: &Receiver<Slot>, permits: &Receiver<()>) -> Result<Counts, Failure> {
     let mut out = std::io::stdout().lock();
     let mut counts = Counts::default();
     for slot in slots {
@@ -148,6 +156,8 @@ fn write_answers(slots: &Receiver<Slot>) -> Result<Counts, Failure> {
         };
         writeln!(out, "{line}")?;
         out.flush()?;
+        // Every slot was sent with a permit taken.
+        let _ = permits.try_recv();
     }
     Ok(counts)
 }

@@ -136,6 +136,9 @@ pub trait Model: Send {
     -> Result<Tensor, DeviceError>;
 }
 
+/// Loads a family's model.
+pub type Load = fn(&Export, &mut dyn Device, &Capacity) -> Result<Box<dyn Model>, ModelError>;
+
 /// One model family.
 pub struct Family {
     /// `model_type` in `config.json`.
@@ -143,7 +146,7 @@ pub struct Family {
     /// Reads the configuration and says what the export must hold; touches no weight data.
     pub describe: fn(&Export) -> Result<Description, ModelError>,
     /// Loads weights onto the device and plans the workspaces.
-    pub load: fn(&Export, &mut dyn Device, &Capacity) -> Result<Box<dyn Model>, ModelError>,
+    pub load: Load,
 }
 
 /// Every family that is served.

@@ -72,11 +72,11 @@ impl Config {
             max_positions: config.count_or("max_position_embeddings", 32_768)?,
             tied: config.flag_or("tie_word_embeddings", false)?,
         };
-        if config.heads % config.kv_heads != 0 {
+        if !config.heads.is_multiple_of(config.kv_heads) {
             let advice = "num_attention_heads must be a multiple of it";
             return Err(refuse("num_key_value_heads", config.kv_heads.to_string(), advice));
         }
-        if config.head_dim % 2 != 0 {
+        if !config.head_dim.is_multiple_of(2) {
             return Err(refuse("head_dim", config.head_dim.to_string(), "RoPE needs an even number"));
         }
         Ok(config)
