@@ -35,7 +35,7 @@ mod vector;
 mod work;
 
 use self::tile::Tile;
-use super::kv::{BeamSpan, ComputeRows, ComputeRowsMut, KvPages, OwnKv, TokenSpan, locate};
+use super::kv::{BeamSpan, ComputeRows, ComputeRowsMut, KvPages, OwnKv, TokenSpan};
 use super::{Isa, Pool};
 use crate::device::Mask;
 
@@ -125,6 +125,24 @@ pub struct BeamAttention<'a> {
     pub out: ComputeRowsMut<'a>,
 }
 
+/// Which task is which tile: (span, KV head, first virtual row, virtual rows). Tiles of a head follow each other, so that its
+/// keys and values are still in L2 for the next one.
+fn locate_tile(
+    virtual_rows: impl Iterator<Item = usize>,
+    kv_heads: usize,
+    mut task: usize,
+) -> (usize, usize, usize, usize) {
+    for (span, rows) in virtual_rows.enumerate() {
+        let tiles = rows.div_ceil(tile::ROWS);
+        if task < tiles * kv_heads {
+            let first = task % tiles * tile::ROWS;
+            return (span, task / tiles, first, tile::ROWS.min(rows - first));
+        }
+        task -= tiles * kv_heads;
+    }
+    panic!("task {task} beyond the last tile");
+}
+
 /// Attention of token rows over a paged segment. A row that sees no key becomes zero.
 ///
 /// # Panics
@@ -141,14 +159,14 @@ pub fn history_attention(pool: &Pool, isa: Isa, args: HistoryAttention<'_>) {
     pool.run(tiles * shape.kv_heads, |task| {
         // Late tiles first: in a causal prompt they are the long ones, and a long last task leaves threads idle.
         let task = tiles * shape.kv_heads - 1 - task;
-        let (span, first, count) = locate(virtual_rows(), tile::ROWS, task / shape.kv_heads);
+        let (span, kv_head, first, count) = locate_tile(virtual_rows(), shape.kv_heads, task);
         let span = spans[span];
         tile::run(
             isa,
             &Tile {
                 head_dim: shape.head_dim,
                 group,
-                kv_head: task % shape.kv_heads,
+                kv_head,
                 first,
                 count,
                 first_row: span.first_row,
@@ -186,14 +204,14 @@ pub fn beam_attention(pool: &Pool, isa: Isa, args: BeamAttention<'_>) {
     let virtual_rows = || spans.iter().map(|span| span.live * group);
     let tiles: usize = virtual_rows().map(|rows| rows.div_ceil(tile::ROWS)).sum();
     pool.run(tiles * kv_heads, |task| {
-        let (span, first, count) = locate(virtual_rows(), tile::ROWS, task / kv_heads);
+        let (span, kv_head, first, count) = locate_tile(virtual_rows(), kv_heads, task);
         let span = spans[span];
         tile::run(
             isa,
             &Tile {
                 head_dim,
                 group,
-                kv_head: task % kv_heads,
+                kv_head,
                 first,
                 count,
                 first_row: span.first_row,

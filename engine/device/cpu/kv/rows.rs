@@ -148,7 +148,7 @@ pub struct BeamSpan {
 ///
 /// Returns (span, first row within it, rows), walking the spans: there are few, and nothing needs to be allocated.
 #[inline]
-pub(in crate::device::cpu) fn locate(
+pub(super) fn locate(
     rows_of_spans: impl Iterator<Item = usize>,
     piece: usize,
     mut task: usize,
