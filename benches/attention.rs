@@ -15,7 +15,8 @@ use sidereal::device::cpu::attention::{
     BeamAttention, DistanceBias, HistoryAttention, OwnTokens, SharedPages, beam_attention, history_attention,
 };
 use sidereal::device::cpu::kv::{
-    BeamSpan, ComputeRows, ComputeRowsMut, KvPages, OwnKv, Strided, StridedMut, TokenSpan,
+    BeamSpan, ComputeRows, ComputeRowsMut, HeadNormWeights, KvDestination, KvPages, OwnKv, QueryRows, RopeTables,
+    Strided, StridedMut, TokenSpan, WriteKv, write_kv,
 };
 use sidereal::device::cpu::{Isa, Pool};
 use sidereal::device::{Dtype, KvShape, Mask, OwnShape};
@@ -27,6 +28,8 @@ enum Kind {
     Encoder,
     /// A whole prompt, causal.
     Causal,
+    /// Norm, rotation and KV write of a whole prompt's queries, keys and values.
+    Write,
     /// So many beams against the prompt and three own tokens.
     Beams(usize),
 }
@@ -49,7 +52,7 @@ const fn case(name: &'static str, kind: Kind, tokens: usize, shape: [usize; 3]) 
     Case { name, kind, tokens, heads: shape[0], kv_heads: shape[1], head_dim: shape[2] }
 }
 
-const CASES: [Case; 10] = [
+const CASES: [Case; 12] = [
     case("encoder-1024-12x64", Kind::Encoder, 1024, [12, 12, 64]),
     case("encoder-4096-12x64", Kind::Encoder, 4096, [12, 12, 64]),
     case("causal-1024-16/8x128", Kind::Causal, 1024, [16, 8, 128]),
@@ -60,6 +63,8 @@ const CASES: [Case; 10] = [
     case("beams-128-4096-12x64", Kind::Beams(128), 4096, [12, 12, 64]),
     case("beams-512-4096-16/8x128", Kind::Beams(512), 4096, [16, 8, 128]),
     case("beams-1-4096-12x64", Kind::Beams(1), 4096, [12, 12, 64]),
+    case("write-1024-16/8x128", Kind::Write, 1024, [16, 8, 128]),
+    case("write-1024-12x64", Kind::Write, 1024, [12, 12, 64]),
 ];
 
 fn main() {
@@ -190,7 +195,34 @@ impl Data {
         }
     }
 
+    /// Queries stand in for their own inputs: `Write` reads f32 rows and writes the compute type.
+    fn write(&mut self, case: &Case, isa: Isa, dtype: Dtype, pool: &Pool) {
+        let &Case { heads, kv_heads, head_dim, .. } = case;
+        let stride = heads * head_dim;
+        let mut spare = std::mem::take(&mut self.out);
+        let output = match dtype {
+            Dtype::F32 => ComputeRowsMut::F32(StridedMut { data: &mut spare, stride }),
+            Dtype::Bf16 => ComputeRowsMut::Bf16(StridedMut { data: &mut self.out_bf16, stride }),
+        };
+        let (cos, sin) = (&self.keys[..case.tokens * head_dim / 2], &self.values[..case.tokens * head_dim / 2]);
+        let weight = &self.bias[..head_dim];
+        let spans = [TokenSpan { rows: case.tokens, kv_len: case.tokens, ..TokenSpan::default() }];
+        let args = WriteKv {
+            query: Some(QueryRows { input: Strided { data: &self.query, stride }, output, heads, scale: 0.125 }),
+            key: Strided { data: &self.keys, stride: kv_heads * head_dim },
+            value: Strided { data: &self.values, stride: kv_heads * head_dim },
+            head_norm: Some(HeadNormWeights { query: weight, key: weight, eps: 1e-6 }),
+            rope: Some(RopeTables { cos, sin }),
+            destination: KvDestination::Pages { kv: &mut self.kv, layer: 0, pages: &self.pages, spans: &spans },
+        };
+        write_kv(pool, isa, args);
+        self.out = spare;
+    }
+
     fn run(&mut self, case: &Case, isa: Isa, dtype: Dtype, pool: &Pool) {
+        if matches!(case.kind, Kind::Write) {
+            return self.write(case, isa, dtype, pool);
+        }
         let stride = case.heads * case.head_dim;
         let (query, out) = match dtype {
             Dtype::F32 => (
@@ -227,6 +259,7 @@ impl Data {
                 let args = BeamAttention { shared, own: Some(own), spans: &spans, heads, bias: None, query, out };
                 beam_attention(pool, isa, args);
             }
+            Kind::Write => unreachable!("handled above"),
         }
     }
 
@@ -274,6 +307,9 @@ impl Data {
 fn measure(name: &str, case: &Case, isa: Isa, dtype: Dtype, pool: &Pool, runs: usize, smoke: bool) {
     let mut data = Data::new(case, dtype);
     data.run(case, isa, dtype, pool);
+    if matches!(case.kind, Kind::Write) {
+        return measure_write(name, case, (isa, dtype), data, pool, runs, smoke);
+    }
     let error = data.error(case, dtype);
     let limit = if dtype == Dtype::F32 { 1e-5 } else { 4e-3 };
     assert!(error <= limit, "{name}: off by {error:.1e}, more than {limit:.1e}");
@@ -285,6 +321,7 @@ fn measure(name: &str, case: &Case, isa: Isa, dtype: Dtype, pool: &Pool, runs: u
         Kind::Encoder => case.tokens * case.tokens,
         Kind::Causal => case.tokens * (case.tokens + 1) / 2,
         Kind::Beams(beams) => beams * (case.tokens + STEP + 1),
+        Kind::Write => unreachable!("measured elsewhere"),
     };
     let flops = (4 * pairs * case.heads * case.head_dim) as f64;
     // Short operations are repeated, so that a run takes some milliseconds.
@@ -310,6 +347,33 @@ fn measure(name: &str, case: &Case, isa: Isa, dtype: Dtype, pool: &Pool, runs: u
         100.0 * median / peak_median,
         100.0 * best / peak_best,
     );
+}
+
+/// `Write` is bound by memory: GB/s of what it must read and write. Its answers are checked by the library's tests.
+fn measure_write(
+    name: &str,
+    case: &Case,
+    (isa, dtype): (Isa, Dtype),
+    mut data: Data,
+    pool: &Pool,
+    runs: usize,
+    smoke: bool,
+) {
+    let bytes = case.tokens * (case.heads + 2 * case.kv_heads) * case.head_dim * (4 + dtype.bytes());
+    let mut seconds = Vec::new();
+    for _ in 0..runs {
+        let start = Clock::start(pool);
+        for _ in 0..10 {
+            data.run(case, isa, dtype, pool);
+        }
+        seconds.push(start.seconds() / 10.0);
+    }
+    seconds.sort_by(f64::total_cmp);
+    if !smoke {
+        let rate = |seconds: f64| bytes as f64 / seconds / 1e9;
+        let median = seconds[runs / 2];
+        println!("{name:<44} {:9.3} ms  {:6.1} GB/s   [{:.1}]", median * 1e3, rate(median), rate(seconds[0]));
+    }
 }
 
 /// Wall time, or the calling thread's CPU time where it does all the work.

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::kernel::{self, Workspace};
 use super::tile::Tile;
-use super::vector::{Plain, Vector, Widened};
+use super::vector::{Plain, Vector};
 use crate::device::cpu::kv::HeadLayout;
 
 /// Eight lanes.
@@ -13,24 +13,14 @@ pub(super) struct Avx2;
 /// Vectors side by side in a register tile.
 const SIDE: usize = 2;
 
-/// Computes a tile over f32 pages.
+/// Computes a tile in f32, over f32 pages or widened bf16 pages.
 ///
 /// # Safety
 /// The machine has AVX2 and FMA; `work` fits the tile.
 #[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn run_f32(tile: &Tile<'_>, layout: HeadLayout, work: &Workspace) {
+pub(super) unsafe fn run(tile: &Tile<'_>, layout: HeadLayout, work: &Workspace) {
     // SAFETY: the caller's contract.
     unsafe { kernel::run::<Plain<Avx2>, SIDE>(tile, layout, work) }
-}
-
-/// Computes a tile over bf16 pages.
-///
-/// # Safety
-/// As for [`run_f32`].
-#[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn run_bf16(tile: &Tile<'_>, layout: HeadLayout, work: &Workspace) {
-    // SAFETY: the caller's contract.
-    unsafe { kernel::run::<Widened<Avx2>, SIDE>(tile, layout, work) }
 }
 
 /// A method body whose only precondition is the instruction set (and its pointers), which the trait's contract grants.

@@ -5,7 +5,7 @@ use std::mem::transmute;
 
 use super::kernel::{self, Workspace};
 use super::tile::Tile;
-use super::vector::{Cells, Plain, Vector, Widened};
+use super::vector::{Cells, Plain, Vector};
 use crate::device::cpu::kv::HeadLayout;
 
 /// Sixteen lanes.
@@ -17,30 +17,20 @@ pub(super) struct Native;
 /// Vectors side by side in a register tile.
 const SIDE: usize = 4;
 
-/// Computes a tile over f32 pages.
+/// Computes a tile in f32, over f32 pages or widened bf16 pages.
 ///
 /// # Safety
 /// The machine has AVX-512 F, BW, DQ and VL; `work` fits the tile.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
-pub(super) unsafe fn run_f32(tile: &Tile<'_>, layout: HeadLayout, work: &Workspace) {
+pub(super) unsafe fn run(tile: &Tile<'_>, layout: HeadLayout, work: &Workspace) {
     // SAFETY: the caller's contract.
     unsafe { kernel::run::<Plain<Avx512>, SIDE>(tile, layout, work) }
-}
-
-/// Computes a tile over bf16 pages.
-///
-/// # Safety
-/// As for [`run_f32`].
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
-pub(super) unsafe fn run_bf16(tile: &Tile<'_>, layout: HeadLayout, work: &Workspace) {
-    // SAFETY: the caller's contract.
-    unsafe { kernel::run::<Widened<Avx512>, SIDE>(tile, layout, work) }
 }
 
 /// Computes a tile over bf16 pages with bf16 products.
 ///
 /// # Safety
-/// As for [`run_f32`], and the machine has AVX512_BF16.
+/// As for [`run`], and the machine has AVX512_BF16.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma")]
 pub(super) unsafe fn run_native(tile: &Tile<'_>, layout: HeadLayout, work: &Workspace) {
     // SAFETY: the caller's contract.
@@ -150,7 +140,6 @@ impl Vector for Avx512 {
 
 impl Cells for Native {
     type V = Avx512;
-    const LEFT: usize = 1;
     const EXP_TERMS: usize = 4;
 
     #[inline(always)]

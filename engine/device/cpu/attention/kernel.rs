@@ -16,9 +16,13 @@
 //! Maxima are kept times log2 e, so that an exponential is one multiply-add and `exp2`, and so that the factor
 //! between two maxima is exactly the ratio of the two scales that were used.
 
+#![expect(clippy::needless_range_loop, reason = "register tiles are indexed by row and vector throughout")]
+
+use super::block::Block;
 use super::tile::Tile;
 use super::vector::{Cells, Vector, exp2};
-use super::work::{BLOCK, Block, PANEL, SCORE_STRIDE, fill_bias};
+use super::work::{BLOCK, PANEL, SCORE_STRIDE, fill_bias};
+use crate::device::Dtype;
 use crate::device::cpu::kv::{GROUP, HeadLayout};
 
 pub(super) use super::work::Workspace;
@@ -26,14 +30,16 @@ pub(super) use super::work::Workspace;
 /// log2 e.
 const LOG2_E: f32 = std::f32::consts::LOG2_E;
 
-/// Computes a tile. `SIDE` is the number of vectors in a register tile.
+/// Computes a tile. `SIDE` is the number of vectors in a register tile; `layout` is what `K` multiplies, which may be wider than
+/// what the pages store.
 ///
 /// # Safety
-/// The machine has the instruction set of `K`, `K` fits the stored type, and `work` fits the tile.
+/// The machine has the instruction set of `K`, `K` fits the layout's type, and `work` fits the tile.
 #[inline(always)]
 pub(super) unsafe fn run<K: Cells, const SIDE: usize>(tile: &Tile<'_>, layout: HeadLayout, work: &Workspace) {
     // SAFETY: the caller's contract; every index below stays within the array that `work` has for it.
     unsafe {
+        let stored = HeadLayout::new(tile.head_dim, tile.out.dtype);
         pack_queries::<K>(tile, layout, work);
         work.out.write_bytes(0, tile.count * layout.width);
         work.sum.write_bytes(0, tile.count * 16);
@@ -42,7 +48,10 @@ pub(super) unsafe fn run<K: Cells, const SIDE: usize>(tile: &Tile<'_>, layout: H
         let last = tile.count - 1;
         let last_position = tile.position(last);
         for start in (0..tile.visible(last)).step_by(BLOCK) {
-            let block = Block::new(tile, layout, work, start);
+            let mut block = Block::new(tile, stored, work, start);
+            if layout.dtype != stored.dtype {
+                block.widen::<K::V>(stored, layout, work);
+            }
             fill_bias(tile, work, start, last_position);
             for first in (0..tile.count).step_by(PANEL) {
                 let panel = Panel { tile, layout, work, block: &block, first, last_position };
@@ -68,20 +77,21 @@ pub(super) unsafe fn run<K: Cells, const SIDE: usize>(tile: &Tile<'_>, layout: H
 /// As for [`run`].
 #[inline(always)]
 unsafe fn pack_queries<K: Cells>(tile: &Tile<'_>, layout: HeadLayout, work: &Workspace) {
-    // SAFETY: `work` has room for `ROWS` queries of two cells a step and for one row.
+    // SAFETY: `work` has room for `ROWS` queries and for one row of `width` elements, at least one a step.
     unsafe {
-        let per_step = layout.head_dim.div_ceil(layout.key_steps);
         let row = std::slice::from_raw_parts_mut(work.row, layout.width);
         row.fill(0.0);
         for v in 0..tile.count {
             tile.load_query(v, row);
             let first = v - v % PANEL;
             let rows = PANEL.min(tile.count - first);
-            let panel = work.query.add(first * layout.key_steps * K::LEFT);
+            let panel = work.query.add(first * layout.key_steps);
             for step in 0..layout.key_steps {
-                let low = row[step * per_step];
-                let high = if per_step == 2 { row[step * 2 + 1] } else { 0.0 };
-                K::put_left(panel.add((step * rows + v - first) * K::LEFT), [low, high]);
+                let elements = match layout.dtype {
+                    Dtype::F32 => [row[step], 0.0],
+                    Dtype::Bf16 => [row[2 * step], row[2 * step + 1]],
+                };
+                K::put_left(panel.add(step * rows + v - first), elements);
             }
         }
     }
@@ -134,7 +144,7 @@ impl Panel<'_> {
     ) -> [<K::V as Vector>::F; MR] {
         // SAFETY: the caller's contract.
         unsafe {
-            let query = self.work.query.add(self.first * self.layout.key_steps * K::LEFT).cast_const();
+            let query = self.work.query.add(self.first * self.layout.key_steps).cast_const();
             let mut max = [K::V::splat(f32::NEG_INFINITY); MR];
             let mut bias = [std::ptr::null::<f32>(); MR];
             if self.tile.bias.is_some() {
@@ -162,7 +172,7 @@ impl Panel<'_> {
                 for step in 0..self.layout.key_steps {
                     let mut left = [query; MR];
                     for (r, left) in left.iter_mut().enumerate() {
-                        *left = query.add((step * MR + r) * K::LEFT);
+                        *left = query.add(step * MR + r);
                     }
                     K::step::<MR, SIDE>(&mut acc, left, keys.map(|keys| keys.add(step * GROUP)));
                 }
@@ -292,7 +302,7 @@ impl Panel<'_> {
                         *vector = right.add(v * K::V::LANES);
                     }
                     K::step::<MR, NV>(&mut acc, lefts, rights);
-                    left = left.add(K::LEFT);
+                    left = left.add(1);
                     right = right.add(width);
                 }
             }

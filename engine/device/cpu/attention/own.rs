@@ -19,7 +19,7 @@ const AHEAD: usize = 2;
 #[inline(always)]
 fn prefetch_own(tile: &Tile<'_>, layout: HeadLayout, v: usize) {
     let Some(own) = tile.own.filter(|_| v < tile.count) else { return };
-    let lines = (2 * layout.width * layout.dtype.bytes()).div_ceil(64);
+    let lines = (2 * layout.width * tile.out.dtype.bytes()).div_ceil(64);
     for s in 0..=own.step {
         let keys = own.kv.head(own.layer, s, tile.own_row(&own, v, s), 0, tile.kv_head);
         for line in 0..lines {
@@ -84,7 +84,7 @@ unsafe fn add_own<V: Vector>(tile: &Tile<'_>, layout: HeadLayout, work: &Workspa
     // SAFETY: the caller's contract; a slab's heads are zero-padded to `width` elements, as are rows here.
     unsafe {
         let width = layout.width;
-        let load = |cells: *const u32, at: usize| match layout.dtype {
+        let load = |cells: *const u32, at: usize| match tile.out.dtype {
             Dtype::F32 => V::load(cells.cast::<f32>().add(at)),
             Dtype::Bf16 => V::load_bf16(cells.cast::<u16>().add(at)),
         };
@@ -100,15 +100,15 @@ unsafe fn add_own<V: Vector>(tile: &Tile<'_>, layout: HeadLayout, work: &Workspa
         let scores = std::slice::from_raw_parts_mut(work.own, tokens.next_multiple_of(16));
         scores.fill(f32::NEG_INFINITY);
         let mut max = work.max.add(v).read();
-        for s in 0..tokens {
+        for (s, score) in scores[..tokens].iter_mut().enumerate() {
             let key = head(s, 0);
             let mut dot = V::splat(0.0);
             for at in (0..width).step_by(V::LANES) {
                 dot = V::fma(V::load(work.row.add(at)), load(key, at), dot);
             }
             let bias = tile.bias.map_or(0.0, |bias| bias.at(tile.head(v), s as isize - own.step as isize));
-            scores[s] = (V::sum(dot) + bias) * std::f32::consts::LOG2_E;
-            max = scores[s].max(max);
+            *score = (V::sum(dot) + bias) * std::f32::consts::LOG2_E;
+            max = score.max(max);
         }
 
         let mut sums = V::splat(0.0);

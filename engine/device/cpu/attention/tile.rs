@@ -119,18 +119,20 @@ pub(super) fn run(isa: Isa, tile: &Tile<'_>) {
     #[cfg(target_arch = "x86_64")]
     {
         use super::{avx2, avx512, work};
-        let dtype = tile.out.dtype;
-        let layout = HeadLayout::new(tile.head_dim, dtype);
         type Run = unsafe fn(&Tile<'_>, HeadLayout, &work::Workspace);
-        let run: Option<Run> = match (isa, dtype) {
-            (Isa::Scalar, _) => None,
-            (Isa::Avx2, Dtype::F32) => Some(avx2::run_f32),
-            (Isa::Avx2, Dtype::Bf16) => Some(avx2::run_bf16),
-            (Isa::Avx512 | Isa::Avx512Bf16, Dtype::F32) => Some(avx512::run_f32),
-            (Isa::Avx512, Dtype::Bf16) => Some(avx512::run_bf16),
-            (Isa::Avx512Bf16, Dtype::Bf16) => Some(avx512::run_native),
+        let stored = HeadLayout::new(tile.head_dim, tile.out.dtype);
+        // The same head in f32, a whole number of pairs long.
+        let wide = match stored.dtype {
+            Dtype::F32 => stored,
+            Dtype::Bf16 => HeadLayout::new(tile.head_dim.next_multiple_of(2), Dtype::F32),
         };
-        if let Some(run) = run {
+        let chosen: Option<(Run, HeadLayout)> = match (isa, stored.dtype) {
+            (Isa::Scalar, _) => None,
+            (Isa::Avx2, _) => Some((avx2::run, wide)),
+            (Isa::Avx512Bf16, Dtype::Bf16) => Some((avx512::run_native, stored)),
+            (Isa::Avx512 | Isa::Avx512Bf16, _) => Some((avx512::run, wide)),
+        };
+        if let Some((run, layout)) = chosen {
             // SAFETY: an `Isa` is used only where it is available, and `work::with` sizes the scratch for the tile.
             work::with(tile, layout, |work| unsafe { run(tile, layout, work) });
             return;

@@ -50,16 +50,14 @@ pub(super) trait Vector {
     unsafe fn sum(x: Self::F) -> f32;
 }
 
-/// How stored 32-bit cells enter a matrix product. A *step* multiplies `LEFT` broadcast cells of each row with one cell of
-/// each lane: one f32 element, or two bf16 elements of the reduction.
+/// How stored 32-bit cells enter a matrix product. A *step* multiplies one broadcast cell of each row with one cell of each
+/// lane: one f32 element of the reduction, or two bf16 elements.
 ///
 /// # Safety
 /// As for [`Vector`].
 pub(super) trait Cells {
     /// Lanes.
     type V: Vector;
-    /// Cells of a row's left operand for one step.
-    const LEFT: usize;
     /// Terms of the exponential's polynomial: as many as the stored probabilities can show.
     const EXP_TERMS: usize;
 
@@ -69,21 +67,17 @@ pub(super) trait Cells {
         left: [*const u32; MR],
         right: [*const u32; NV],
     );
-    /// Writes `LEFT` cells of the left operand from the elements of one step (f32 uses the first).
+    /// Writes a cell of the left operand from the elements of one step (f32 uses the first).
     unsafe fn put_left(to: *mut u32, elements: [f32; 2]);
     /// Stores `LANES` probabilities at lane `at` of a row of left operands.
     unsafe fn put_probabilities(row: *mut u32, at: usize, x: <Self::V as Vector>::F);
 }
 
-/// f32 cells.
+/// f32 cells. bf16 blocks are widened to f32 before they get here: once for all rows of a tile.
 pub(super) struct Plain<V>(PhantomData<V>);
-
-/// bf16 pairs on an instruction set without bf16 products: both halves are widened to f32, probabilities stay f32.
-pub(super) struct Widened<V>(PhantomData<V>);
 
 impl<V: Vector> Cells for Plain<V> {
     type V = V;
-    const LEFT: usize = 1;
     const EXP_TERMS: usize = 6;
 
     #[inline(always)]
@@ -117,49 +111,6 @@ impl<V: Vector> Cells for Plain<V> {
     }
 }
 
-impl<V: Vector> Cells for Widened<V> {
-    type V = V;
-    const LEFT: usize = 2;
-    const EXP_TERMS: usize = 6;
-
-    #[inline(always)]
-    unsafe fn step<const MR: usize, const NV: usize>(
-        acc: &mut [[V::F; NV]; MR],
-        left: [*const u32; MR],
-        right: [*const u32; NV],
-    ) {
-        // SAFETY: the caller's contract.
-        unsafe {
-            let low = right.map(|cells| V::load_low(cells));
-            for r in 0..MR {
-                let left = V::splat(left[r].cast::<f32>().read());
-                for v in 0..NV {
-                    acc[r][v] = V::fma(left, low[v], acc[r][v]);
-                }
-            }
-            let high = right.map(|cells| V::load_high(cells));
-            for r in 0..MR {
-                let left = V::splat(left[r].cast::<f32>().add(1).read());
-                for v in 0..NV {
-                    acc[r][v] = V::fma(left, high[v], acc[r][v]);
-                }
-            }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn put_left(to: *mut u32, elements: [f32; 2]) {
-        // SAFETY: the caller's contract.
-        unsafe { to.cast::<[f32; 2]>().write_unaligned(elements) };
-    }
-
-    #[inline(always)]
-    unsafe fn put_probabilities(row: *mut u32, at: usize, x: V::F) {
-        // SAFETY: the caller's contract.
-        unsafe { V::store(row.cast::<f32>().add(at), x) };
-    }
-}
-
 /// 2^t for t <= 1, within 1 ulp (6 terms) or 4e-6 relative (4 terms). Exactly 1 at 0, and exactly 0 from -127 down and for
 /// NaN: a masked score adds nothing, and a row that has seen no key yet keeps a zero sum.
 ///
@@ -173,7 +124,8 @@ pub(super) unsafe fn exp2<V: Vector, const TERMS: usize>(t: V::F) -> V::F {
     const ROUND: f32 = 12_582_912.0 + 127.0;
     // Minimax polynomials of relative error on [-1/2, 1/2] with a constant term of 1, highest power first.
     const FOUR: [f32; 4] = [0.009_592_245, 0.055_947_203, 0.240_239_26, 0.693_119_4];
-    const SIX: [f32; 6] = [0.000_153_297_28, 0.001_340_135_5, 0.009_618_511, 0.055_503_264, 0.240_226_48, 0.693_147_2];
+    const SIX: [f32; 6] =
+        [0.000_153_297_28, 0.001_340_135_5, 0.009_618_511, 0.055_503_264, 0.240_226_48, std::f32::consts::LN_2];
     let terms: &[f32] = if TERMS == 4 { &FOUR } else { &SIX };
     // SAFETY: the caller's contract.
     unsafe {
@@ -186,5 +138,52 @@ pub(super) unsafe fn exp2<V: Vector, const TERMS: usize>(t: V::F) -> V::F {
         }
         p = V::fma(p, f, V::splat(1.0));
         V::mul(p, V::to_exponent(rounded))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{avx2::Avx2, avx512::Avx512};
+    use super::*;
+    use crate::device::cpu::Isa;
+
+    /// `exp2` of one value in every lane; all lanes must agree.
+    ///
+    /// # Safety
+    /// The machine has the instruction set.
+    unsafe fn all_lanes<V: Vector, const TERMS: usize>(t: f32) -> f32 {
+        let mut lanes = [0f32; 16];
+        // SAFETY: the caller's contract; a vector has at most 16 lanes.
+        unsafe { V::store(lanes.as_mut_ptr(), exp2::<V, TERMS>(V::splat(t))) };
+        assert!(lanes[..V::LANES].iter().all(|x| x.to_bits() == lanes[0].to_bits()));
+        lanes[0]
+    }
+
+    fn check<V: Vector>(isa: Isa) {
+        if !isa.is_available() {
+            return;
+        }
+        // SAFETY: the instruction set is available.
+        let six = |t| unsafe { all_lanes::<V, 6>(t) };
+        // SAFETY: as above.
+        let four = |t| unsafe { all_lanes::<V, 4>(t) };
+        for masked in [f32::NEG_INFINITY, f32::NAN, -1e30, -200.0, -127.0] {
+            assert_eq!((six(masked).to_bits(), four(masked).to_bits()), (0, 0), "2^{masked}");
+        }
+        for n in 0..=126 {
+            assert_eq!(six(-n as f32), 2f32.powi(-n), "powers of two are exact");
+        }
+        for i in -1000..=126_000 {
+            let t = -i as f32 / 1000.0;
+            let exact = f64::from(t).exp2();
+            assert!((f64::from(six(t)) / exact - 1.0).abs() < 1.5e-7, "2^{t}");
+            assert!((f64::from(four(t)) / exact - 1.0).abs() < 5e-6, "2^{t}");
+        }
+    }
+
+    #[test]
+    fn exp2_is_exact_where_it_must_be_and_close_elsewhere() {
+        check::<Avx2>(Isa::Avx2);
+        check::<Avx512>(Isa::Avx512);
     }
 }
