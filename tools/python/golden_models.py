@@ -2,7 +2,7 @@
 
 An export here is data: one `Spec`. Weights are drawn with NumPy's Philox, one stream a tensor keyed by (export, tensor), at
 scales at which logits have a standard deviation of about 3 and attention is peaked, so that lists depend on the prompt and
-ties are rare. Nothing is trained.
+ties are rare. The exports named `*-bf16` are calmer (`logits`, `calm`). Nothing is trained.
 
 `config.json` comes in the two forms that exist in the wild. "v5" is what transformers 5.x writes today (taken from the
 config class itself); "v4" is what 4.x wrote (spelled out below), with `tie_word_embeddings` meaning what it meant there.
@@ -41,6 +41,8 @@ class Spec:
     shards: int = 1
     manifest: dict = dataclasses.field(default_factory=dict)
     extra: tuple = ()                # tensors that real files also hold and a loader must ignore
+    logits: float = 3.0              # standard deviation of the logits
+    calm: float = 1.0                # divides what makes attention peaked (T5: q and o; Qwen3: o and the head norms)
 
     def rng(self, *key):
         digest = hashlib.sha256("/".join(map(str, (self.name,) + key)).encode()).digest()
@@ -57,6 +59,7 @@ QWEN3_BASE = dict(hidden_size=48, intermediate_size=64, num_hidden_layers=2, num
 WIDE = [(1, 1), (1, 32), (2, 4), (7, 32), (63, 32), (64, 4), (65, 128), (128, 1), (300, 32), (600, 128)]
 NARROW = [(1, 4), (7, 32), (65, 32), (128, 128), (300, 4)]
 FEW = [(1, 32), (64, 4), (129, 32)]
+CALM = [(1, 32), (5, 4), (20, 128), (40, 32), (64, 64), (65, 4), (128, 32), (200, 128), (300, 32)]
 
 SPECS = [
     Spec("t5-relu", "T5 v1.0: relu, tied and scaled, heads x d_kv == d_model; contiguous tokens; several items a SID; padded vocabulary",
@@ -107,6 +110,12 @@ SPECS = [
          {"rms_norm_eps": 0.01, "hidden_size": 32, "num_key_value_heads": 1, "intermediate_size": 48, "tie_word_embeddings": True,
           "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0}}, "v5", [6, 4, 8, 4, 6, 4, 8, 4], 48, NARROW,
          manifest={"score": "level_norm"}),
+    Spec("t5-bf16", "bf16 contract, T5: hidden 64, 2 + 2 layers, logits as wide as a trained model's, attention calm; bf16 weights", "t5",
+         {"d_model": 64, "d_ff": 96, "tie_word_embeddings": True}, "v5", [24, 24, 24], 80, CALM, sids=1200, dtype="bf16", logits=2.0, calm=1.6),
+    Spec("qwen3-bf16", "bf16 contract, Qwen3: hidden 64, 3 layers, logits as wide as a trained model's, attention calm; bf16 weights", "qwen3",
+         {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "tie_word_embeddings": True,
+          "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}, "v5", [24, 24, 24], 80, CALM, sids=1200, dtype="bf16", logits=2.0,
+         calm=1.6),
 ]
 
 
@@ -173,10 +182,10 @@ def t5_shapes(spec):
             for sub, kind in enumerate(("SelfAttention",) if stack == "encoder" else ("SelfAttention", "EncDecAttention")):
                 p = f"{stack}.block.{i}.layer.{sub}"
                 yield f"{p}.layer_norm.weight", (d,), "norm"
-                yield f"{p}.{kind}.q.weight", (inner, d), 2.5 * (d * c["d_kv"]) ** -0.5
+                yield f"{p}.{kind}.q.weight", (inner, d), 2.5 / spec.calm * (d * c["d_kv"]) ** -0.5
                 yield f"{p}.{kind}.k.weight", (inner, d), d ** -0.5
                 yield f"{p}.{kind}.v.weight", (inner, d), d ** -0.5
-                yield f"{p}.{kind}.o.weight", (d, inner), 2.5 * inner ** -0.5
+                yield f"{p}.{kind}.o.weight", (d, inner), 2.5 / spec.calm * inner ** -0.5
             p = f"{stack}.block.{i}.layer.{1 if stack == 'encoder' else 2}"
             yield f"{p}.layer_norm.weight", (d,), "norm"
             for wi in ("wi_0", "wi_1") if gated else ("wi",):
@@ -199,7 +208,7 @@ def qwen3_shapes(spec):
         yield f"{p}.input_layernorm.weight", (d,), "norm"
         for name, shape in (("q_proj", (q, d)), ("k_proj", (kv, d)), ("v_proj", (kv, d))):
             yield f"{p}.self_attn.{name}.weight", shape, d ** -0.5
-        yield f"{p}.self_attn.o_proj.weight", (d, q), 1.5 * q ** -0.5
+        yield f"{p}.self_attn.o_proj.weight", (d, q), 1.5 / spec.calm * q ** -0.5
         yield f"{p}.self_attn.q_norm.weight", (hd,), "sharp"
         yield f"{p}.self_attn.k_norm.weight", (hd,), "sharp"
         yield f"{p}.post_attention_layernorm.weight", (d,), "norm"
@@ -214,7 +223,7 @@ def qwen3_shapes(spec):
 def weights(spec, scaled):
     """-> {tensor name: tensor}. `scaled`: the engine multiplies by d_model^-0.5 before the head."""
     d = (T5_BASE | QWEN3_BASE | spec.config)["d_model" if spec.family == "t5" else "hidden_size"]
-    means = {"norm": 1.0, "sharp": 1.6, "head": 3.0 / 0.6 if scaled else 3.0 / (0.6 * d ** 0.5)}
+    means = {"norm": 1.0, "sharp": 1.6 / spec.calm, "head": spec.logits / 0.6 if scaled else spec.logits / (0.6 * d ** 0.5)}
     out = {}
     for name, shape, scale in (t5_shapes if spec.family == "t5" else qwen3_shapes)(spec):
         if shape is None:
