@@ -1,7 +1,11 @@
 //! Parity with Hugging Face `transformers` (design section 6): every golden export, through the whole engine.
 //!
-//! f32: every score within 1e-4 and identical lists. bf16: scores within 0.15 on entries of both lists, and a mean list
-//! overlap of at least 95%.
+//! f32: every score within 1e-4 and identical lists, on every export.
+//!
+//! bf16: scores within 0.15 on entries of both lists and a mean list overlap of at least 95% on the exports made for it, whose
+//! names end in `-bf16`. The others have random weights with peaked attention, where rounding to bf16 alone moves scores by up
+//! to 0.38: there the deltas are held to what rounding alone does, which transformers computed (`golden/bf16.json`; the reasoning
+//! is in tests/goldens/README.md), and the overlap over all cases to 95%.
 
 mod common;
 
@@ -13,6 +17,10 @@ use sidereal::request::Recommendation;
 const F32_TOLERANCE: f32 = 1e-4;
 const BF16_TOLERANCE: f32 = 0.15;
 const BF16_OVERLAP: f64 = 0.95;
+/// What the deltas may be, in multiples of what rounding alone does. Every order of summation rounds other values to the other
+/// side, so that an export's largest delta is a chance event, and its root mean square much less of one.
+const BF16_MAX_RATIO: f32 = 1.5;
+const BF16_RMS_RATIO: f32 = 1.25;
 
 fn entries(answer: &Recommendation) -> Vec<ListEntry> {
     answer.results.iter().map(|r| ListEntry { sid: r.sid.clone(), score: r.score }).collect()
@@ -47,29 +55,84 @@ fn f32_equals_transformers() {
     println!("f32: worst |delta| {worst:e}");
 }
 
+/// How bf16 lists differ from the golden f32 lists of one export.
+#[derive(Debug, Default)]
+struct Bf16Deltas {
+    /// Of every entry in both lists.
+    deltas: Vec<f32>,
+    /// Summed over the cases.
+    overlap: f64,
+    cases: u32,
+}
+
+impl Bf16Deltas {
+    fn measure(name: &str) -> Bf16Deltas {
+        let mut found = Bf16Deltas::default();
+        run(name, Dtype::Bf16, |_, _, expected, got| {
+            let before = found.deltas.len();
+            for entry in expected {
+                let other = got.iter().find(|other| other.sid == entry.sid);
+                found.deltas.extend(other.map(|other| (entry.score - other.score).abs()));
+            }
+            found.overlap += (found.deltas.len() - before) as f64 / expected.len() as f64;
+            found.cases += 1;
+        });
+        found
+    }
+
+    fn max(&self) -> f32 {
+        self.deltas.iter().copied().fold(0.0, |max, delta| if max.is_nan() || delta <= max { max } else { delta })
+    }
+
+    fn rms(&self) -> f32 {
+        (self.deltas.iter().map(|delta| delta * delta).sum::<f32>() / self.deltas.len() as f32).sqrt()
+    }
+
+    fn mean_overlap(&self) -> f64 {
+        self.overlap / f64::from(self.cases)
+    }
+}
+
+/// (largest, root mean square) |delta| that rounding alone causes, from `golden/bf16.json`.
+fn rounding_alone(name: &str) -> (f32, f32) {
+    let text = std::fs::read_to_string(golden(name).join("golden/bf16.json")).unwrap();
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let number = |key: &str| value["rounding"][key].as_f64().unwrap() as f32;
+    (number("max"), number("rms"))
+}
+
 #[test]
-fn bf16_stays_close_to_transformers_f32() {
+fn bf16_keeps_the_contract() {
+    let names: Vec<String> = golden_names().into_iter().filter(|name| name.ends_with("-bf16")).collect();
+    assert!(names.len() >= 2, "the exports of the bf16 contract are missing");
+    for name in names {
+        let found = Bf16Deltas::measure(&name);
+        println!("bf16: {name}: max |delta| {:.4}, mean overlap {:.4}", found.max(), found.mean_overlap());
+        assert!(found.max() <= BF16_TOLERANCE, "{name}: |delta| {}", found.max());
+        assert!(found.mean_overlap() >= BF16_OVERLAP, "{name}: mean list overlap {:.4}", found.mean_overlap());
+    }
+}
+
+#[test]
+fn bf16_differs_by_rounding_alone() {
     let (mut overlap, mut cases) = (0.0, 0);
     let mut faults = Vec::new();
     for name in golden_names() {
-        let (mut worst, mut sum, mut count) = (0.0f32, 0.0, 0);
-        run(&name, Dtype::Bf16, |_, _, expected, got| {
-            let mut shared = 0;
-            for entry in expected {
-                if let Some(other) = got.iter().find(|other| other.sid == entry.sid) {
-                    worst = worst.max((entry.score - other.score).abs());
-                    shared += 1;
-                }
-            }
-            sum += f64::from(shared) / expected.len() as f64;
-            count += 1;
-        });
-        println!("bf16: {name}: worst |delta| {worst:.4}, mean overlap {:.4}", sum / f64::from(count));
-        if worst > BF16_TOLERANCE {
-            faults.push(format!("{name}: |delta| {worst}"));
+        let found = Bf16Deltas::measure(&name);
+        let (max, rms) = rounding_alone(&name);
+        let (max_ratio, rms_ratio) = (found.max() / max, found.rms() / rms);
+        println!(
+            "bf16: {name}: |delta| max {:.4}, rms {:.4}; {max_ratio:.2} and {rms_ratio:.2} times rounding alone; mean overlap {:.4}",
+            found.max(),
+            found.rms(),
+            found.mean_overlap()
+        );
+        // Written so that NaN is a fault too.
+        if !(max_ratio <= BF16_MAX_RATIO && rms_ratio <= BF16_RMS_RATIO) {
+            faults.push(format!("{name}: {max_ratio} (max) and {rms_ratio} (rms) times what rounding alone does"));
         }
-        overlap += sum;
-        cases += count;
+        overlap += found.overlap;
+        cases += found.cases;
     }
     let mean = overlap / f64::from(cases);
     println!("bf16: mean overlap {mean:.4} over {cases} cases");
