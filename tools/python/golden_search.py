@@ -88,6 +88,24 @@ class Scorer:
         return levels + [logits[len(sid) + i].log_softmax(-1)[t].item() for i, t in enumerate(self.end)]
 
     @torch.inference_mode()
+    def forced_scores(self, prompt, sids, rows_at_once=32):
+        """Scores of many SIDs, as `forced` would add them up."""
+        encoded, out = self.encode(prompt), []
+        for start in range(0, len(sids), rows_at_once):
+            part = sids[start:start + rows_at_once]
+            tokens = torch.tensor([self.tokens(sid) + self.end for sid in part])
+            logits = self.logits(prompt, encoded, tokens[:, :-1].tolist())
+            total, rows = torch.zeros(len(part)), torch.arange(len(part))
+            for step in range(tokens.shape[1]):
+                if step < len(self.level_tokens):
+                    log_probs = self.level_log_probs(logits[:, step], step)[rows, [sid[step] for sid in part]]
+                else:
+                    log_probs = logits[:, step].log_softmax(-1)[rows, tokens[:, step]]
+                total += log_probs
+            out.append(total / self.length ** self.length_penalty)
+        return torch.cat(out)
+
+    @torch.inference_mode()
     def plain_beam(self, prompt, beams, trie):
         """-> (results best first, the smallest score difference on which the list or its order hangs)."""
         encoded = self.encode(prompt)

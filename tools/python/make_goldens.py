@@ -46,6 +46,7 @@ from safetensors import safe_open
 from transformers import Qwen3ForCausalLM, T5ForConditionalGeneration
 from transformers.utils import logging
 
+import golden_bf16
 import golden_models as models
 from golden_search import Scorer, Trie
 
@@ -150,10 +151,19 @@ def make(spec, out):
     assert_lively(spec, cases)
     with open(os.path.join(folder, "golden", "cases.jsonl"), "w", newline="\n") as f:
         f.writelines(json.dumps(c, separators=(",", ":")) + "\n" for c in cases)
+    rounding = write_bf16(spec, folder, manifest, cases)
     size = sum(os.path.getsize(os.path.join(d, name)) for d, _, names in os.walk(folder) for name in names)
     by_hf = sum(c["reference"] == "hf_generate" for c in cases)
     print(f"{spec.name:20} {size / 1000:6.0f} kB  {len(rows):4} items  {len(cases):2} cases ({by_hf} hf_generate)  "
-          f"smallest margin {min(margins):.1e}", flush=True)
+          f"smallest margin {min(margins):.1e}  bf16 |delta| {rounding['max']:.3f} rms {rounding['rms']:.3f}", flush=True)
+
+
+def write_bf16(spec, folder, manifest, cases):
+    """`golden/bf16.json`: what rounding to bf16 alone does to the scores."""
+    scorers = [scorer(spec, golden_bf16.rounded(load(spec, folder), kind), manifest) for kind in golden_bf16.KINDS]
+    rounding = golden_bf16.figures(scorers, cases)
+    models.write_json(os.path.join(folder, "golden", "bf16.json"), {"rounding": rounding})
+    return rounding
 
 
 def differences(old, new, tolerance=1e-5):
@@ -174,6 +184,9 @@ def differences(old, new, tolerance=1e-5):
         elif name.endswith("cases.jsonl"):
             out += [f"{name}: case {x['id']}" for x, y in zip(*([json.loads(line) for line in open(p)] for p in (a, b)), strict=True)
                     if not same(x, y, tolerance)]
+        elif name.endswith("bf16.json"):  # a sum in another order may round to the other side: figures move, by far less than this
+            x, y = (json.load(open(p))["rounding"] for p in (a, b))
+            out += [f"{name}: {x} != {y}"] if x.keys() != y.keys() or any(abs(x[k] - y[k]) > 0.25 * x[k] for k in x) else []
         elif not filecmp.cmp(a, b, shallow=False):
             out.append(name)
     return out
