@@ -2,7 +2,7 @@
 //!
 //! After a deliberate change of the format: `SIDEREAL_WRITE_VECTORS=1 cargo test --test protocol` rewrites
 //! `tests/wire/vectors`; without the variable the same test proves that the committed files are current.
-//! `cargo test --release --test protocol -- --ignored --nocapture` prints round-trip times.
+//! Round-trip times: `cargo bench --bench protocol`.
 
 #[path = "wire/fake.rs"]
 mod fake;
@@ -16,7 +16,5 @@ mod properties;
 mod python;
 #[path = "wire/requests.rs"]
 mod requests;
-#[path = "wire/round_trips.rs"]
-mod round_trips;
 #[path = "wire/vectors.rs"]
 mod vectors;

@@ -1,4 +1,10 @@
-//! Round-trip times over loopback, printed rather than judged: machines differ.
+//! Round trips of the protocol over loopback: `cargo bench --bench protocol`. Without `--bench` (in the test run) a few of each.
+//!
+//! The engine behind the socket is the tests' fake one, so the figures are those of codec, socket loop and client.
+
+#[path = "../tests/wire/fake.rs"]
+#[allow(dead_code, reason = "shared with the protocol tests, which use all of it")]
+mod fake;
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +12,7 @@ use sidereal::client::Client;
 use sidereal::serve::wire::Message;
 use sidereal::serve::{Address, ServerConfig};
 
-use crate::fake::*;
+use fake::*;
 
 fn report(what: &str, mut times: Vec<Duration>) {
     times.sort_unstable();
@@ -22,9 +28,9 @@ fn report(what: &str, mut times: Vec<Duration>) {
     );
 }
 
-#[test]
-#[ignore = "prints figures; run it in release mode"]
-fn round_trips() {
+fn main() {
+    let full = std::env::args().any(|argument| argument == "--bench");
+    let count = |figure: usize| if full { figure } else { 10 };
     let directory = tempfile::tempdir().unwrap();
     let listen = vec!["127.0.0.1:0".parse().unwrap(), Address::Unix(directory.path().join("s.sock"))];
     let config = ServerConfig { listen, ..ServerConfig::new(vec![]) };
@@ -32,11 +38,11 @@ fn round_trips() {
     for address in server.addresses() {
         let name = if matches!(address, Address::Tcp(_)) { "TCP" } else { "Unix" };
         let mut client = Client::connect(address, &options()).unwrap();
-        (0..2000).for_each(|_| assert!(client.ping().is_ok()));
-        let pings = (0..50_000).map(|_| client.ping().unwrap()).collect();
+        (0..count(2000)).for_each(|_| assert!(client.ping().is_ok()));
+        let pings = (0..count(50_000)).map(|_| client.ping().unwrap()).collect();
         report(&format!("{name} PING, one at a time"), pings);
         let asked = request(1, 10);
-        let requests = (0..20_000).map(|_| {
+        let requests = (0..count(20_000)).map(|_| {
             let start = Instant::now();
             client.recommend(&asked).unwrap().unwrap();
             start.elapsed()
@@ -46,9 +52,10 @@ fn round_trips() {
     let mut peer = RawPeer::greeted(&server);
     let batch: Vec<u8> = (0..64).flat_map(|id| Message::Ping { id }.to_bytes().unwrap()).collect();
     let start = Instant::now();
-    for _ in 0..5_000 {
+    let batches = count(5_000);
+    for _ in 0..batches {
         peer.send_bytes(&batch);
         (0..64).for_each(|_| assert!(matches!(peer.receive(), Some(Message::Pong { .. }))));
     }
-    println!("TCP PING, 64 at a time            {:>9.0} a second", 320_000.0 / start.elapsed().as_secs_f64());
+    println!("TCP PING, 64 at a time            {:>9.0} a second", (64 * batches) as f64 / start.elapsed().as_secs_f64());
 }
