@@ -36,10 +36,20 @@ pub use self::write::{HeadNormWeights, KvDestination, QueryRows, RopeTables, Wri
 /// Tokens of a group.
 pub(in crate::device::cpu) const GROUP: usize = 16;
 
-/// Rounds to bf16, to nearest even.
-#[inline]
-pub(in crate::device::cpu) fn round_bf16(value: f32) -> bf16 {
-    bf16::from_f32(value)
+/// Rounds to bf16, to nearest even; NaN stays NaN. Without branches, so that loops over it become vectors.
+#[inline(always)]
+fn bf16_bits(value: f32) -> u32 {
+    let bits = value.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+    (if value.is_nan() { bits | 0x0040_0000 } else { rounded }) >> 16
+}
+
+/// Rounds a slice to bf16.
+#[inline(always)]
+fn round_slice(from: &[f32], to: &mut [bf16]) {
+    for (to, &from) in to.iter_mut().zip(from) {
+        *to = bf16::from_bits(bf16_bits(from) as u16);
+    }
 }
 
 /// Cell arithmetic of one head's groups.
@@ -160,30 +170,93 @@ impl KvPages {
         key: &[f32],
         value: &[f32],
     ) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            self.write_key(layer, page, offset, kv_head, key);
+            self.write_value(layer, page, offset, kv_head, value);
+        }
+    }
+
+    /// Writes one head's key of one token.
+    ///
+    /// # Safety
+    /// As for [`KvPages::write_head`].
+    #[inline(always)]
+    unsafe fn write_key(&self, layer: usize, page: u32, offset: usize, kv_head: usize, key: &[f32]) {
         let layout = self.layout;
-        assert!(offset < self.shape.page_tokens && key.len() == layout.head_dim && value.len() == layout.head_dim);
+        assert!(offset < self.shape.page_tokens && key.len() == layout.head_dim);
         let (group, lane) = (offset / GROUP, offset % GROUP);
         // SAFETY: group and lane lie within the page; every index below stays within the group (see `HeadLayout`).
         unsafe {
             let keys = self.keys(layer, page, kv_head).add(group * layout.key_cells() + lane);
-            let values = self.values(layer, page, kv_head).add(group * layout.value_cells());
             match layout.dtype {
                 Dtype::F32 => {
                     for (d, &x) in key.iter().enumerate() {
-                        keys.cast::<f32>().add(d * GROUP).write(x);
+                        keys.add(d * GROUP).write(x.to_bits());
                     }
+                }
+                Dtype::Bf16 => {
+                    let pairs = key.chunks_exact(2);
+                    if let [last] = pairs.remainder() {
+                        keys.add((layout.key_steps - 1) * GROUP).write(bf16_bits(*last));
+                    }
+                    for (step, pair) in pairs.enumerate() {
+                        keys.add(step * GROUP).write(bf16_bits(pair[0]) | bf16_bits(pair[1]) << 16);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes one head's value of one token.
+    ///
+    /// # Safety
+    /// As for [`KvPages::write_head`].
+    #[inline(always)]
+    unsafe fn write_value(&self, layer: usize, page: u32, offset: usize, kv_head: usize, value: &[f32]) {
+        let layout = self.layout;
+        assert!(offset < self.shape.page_tokens && value.len() == layout.head_dim);
+        let (group, lane) = (offset / GROUP, offset % GROUP);
+        // SAFETY: as in `write_key`.
+        unsafe {
+            let values = self.values(layer, page, kv_head).add(group * layout.value_cells());
+            match layout.dtype {
+                Dtype::F32 => {
                     let row = values.cast::<f32>().add(lane * layout.width);
                     row.copy_from_nonoverlapping(value.as_ptr(), layout.head_dim);
                 }
                 Dtype::Bf16 => {
-                    for (step, pair) in key.chunks(2).enumerate() {
-                        let low = u32::from(round_bf16(pair[0]).to_bits());
-                        let high = pair.get(1).map_or(0, |&x| u32::from(round_bf16(x).to_bits()));
-                        keys.add(step * GROUP).write(low | high << 16);
-                    }
-                    let row = values.add(lane / 2 * layout.width).cast::<bf16>().add(lane % 2);
+                    let row = values.add(lane / 2 * layout.width).cast::<u16>().add(lane % 2);
                     for (d, &x) in value.iter().enumerate() {
-                        row.add(2 * d).write(round_bf16(x));
+                        row.add(2 * d).write(bf16_bits(x) as u16);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes one head's values of two neighbouring tokens, at `offset` (even) and `offset + 1`: whole cells in bf16.
+    ///
+    /// # Safety
+    /// As for [`KvPages::write_head`], for both tokens.
+    #[inline(always)]
+    unsafe fn write_value_pair(&self, layer: usize, page: u32, offset: usize, kv_head: usize, values: [&[f32]; 2]) {
+        let layout = self.layout;
+        // SAFETY: as in `write_key`; the two halves of a cell are two tokens of the same group.
+        unsafe {
+            match layout.dtype {
+                Dtype::F32 => {
+                    self.write_value(layer, page, offset, kv_head, values[0]);
+                    self.write_value(layer, page, offset + 1, kv_head, values[1]);
+                }
+                Dtype::Bf16 => {
+                    assert!(offset.is_multiple_of(2) && offset + 1 < self.shape.page_tokens);
+                    let (group, lane) = (offset / GROUP, offset % GROUP);
+                    let cells = self.values(layer, page, kv_head).add(group * layout.value_cells());
+                    let row = cells.add(lane / 2 * layout.width);
+                    let row = std::slice::from_raw_parts_mut(row, layout.head_dim);
+                    for ((cell, &low), &high) in row.iter_mut().zip(values[0]).zip(values[1]) {
+                        *cell = bf16_bits(low) | bf16_bits(high) << 16;
                     }
                 }
             }
@@ -308,11 +381,7 @@ impl OwnKv {
             unsafe {
                 match self.dtype {
                     Dtype::F32 => to.cast::<f32>().copy_from_nonoverlapping(from.as_ptr(), from.len()),
-                    Dtype::Bf16 => {
-                        for (d, &x) in from.iter().enumerate() {
-                            to.cast::<bf16>().add(d).write(round_bf16(x));
-                        }
-                    }
+                    Dtype::Bf16 => round_slice(from, std::slice::from_raw_parts_mut(to.cast::<bf16>(), from.len())),
                 }
             }
         }

@@ -2,13 +2,13 @@
 //!
 //! `x' = x * rsqrt(mean(x^2) + eps) * weight`, then `[a, b] -> [a cos - b sin, b cos + a sin]` for the two halves of a head.
 //! All in f32; only the stores round. Rows are independent, and 16 of them make a task, so that a key group's cache lines are
-//! filled by one thread. The loops are plain Rust in a body that is compiled once for each instruction set: no reduction is
-//! reordered and nothing is contracted, so every instruction set computes the same bits.
+//! filled by one thread. The loops are plain Rust in a body that is compiled plainly and for AVX2: no reduction is
+//! reordered and nothing is contracted, so both compute the same bits.
 
 use half::bf16;
 
 use super::rows::{BeamSpan, ComputeRowsMut, RowTarget, Strided, TokenSpan, locate};
-use super::{GROUP, KvPages, OwnKv, round_bf16};
+use super::{GROUP, KvPages, OwnKv, round_slice};
 use crate::device::Dtype;
 use crate::device::cpu::{Isa, Pool};
 
@@ -152,7 +152,8 @@ pub fn write_kv(pool: &Pool, isa: Isa, args: WriteKv<'_>) {
     }
 }
 
-/// `rows` rows from `first_row`, at positions from `first_position`, compiled for `isa`.
+/// `rows` rows from `first_row`, at positions from `first_position`, compiled for `isa`. Compiled for AVX-512 it was a third
+/// slower: the transposed key stores became scatter instructions.
 fn write_rows<'a>(
     isa: Isa,
     job: &Job<'_>,
@@ -167,16 +168,9 @@ fn write_rows<'a>(
         fn avx2<'a>(job: &Job<'_>, row: usize, position: usize, rows: usize, place: &dyn Fn(usize) -> Place<'a>) {
             body(job, row, position, rows, place);
         }
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-        fn avx512<'a>(job: &Job<'_>, row: usize, position: usize, rows: usize, place: &dyn Fn(usize) -> Place<'a>) {
-            body(job, row, position, rows, place);
-        }
-        match isa {
-            Isa::Scalar => {}
-            // SAFETY: an `Isa` is used only where it is available.
-            Isa::Avx2 => return unsafe { avx2(job, first_row, first_position, rows, place) },
-            // SAFETY: as above.
-            Isa::Avx512 | Isa::Avx512Bf16 => return unsafe { avx512(job, first_row, first_position, rows, place) },
+        if isa != Isa::Scalar {
+            // SAFETY: an `Isa` is used only where it is available, and all but the plain one include AVX2.
+            return unsafe { avx2(job, first_row, first_position, rows, place) };
         }
     }
     let _ = isa;
@@ -187,86 +181,120 @@ fn write_rows<'a>(
 fn body<'a>(job: &Job<'_>, row: usize, position: usize, rows: usize, place: &dyn Fn(usize) -> Place<'a>) {
     let n = job.head_dim;
     let mut prepared = [0f32; MAX_HEAD_DIM];
-    let norm = job.head_norm;
+    let norm = job.head_norm.map(|w| (w.query, w.eps));
     if let Some((input, output, heads, scale)) = &job.query {
         for i in 0..rows {
             let from = input.row(row + i, heads * n);
             for head in 0..*heads {
-                let x = &mut prepared[..n];
-                prepare(&from[head * n..][..n], norm.map(|w| (w.query, w.eps)), job.rope, position + i, x);
+                let x = prepare(&from[head * n..][..n], norm, job.rope, position + i, &mut prepared);
+                x.iter_mut().for_each(|x| *x *= scale);
                 let to = output.at(row + i, head * n, n);
                 // SAFETY: `at` checked the range; the row belongs to this task.
                 unsafe {
                     match output.dtype {
-                        Dtype::F32 => {
-                            for (d, &x) in x.iter().enumerate() {
-                                to.cast::<f32>().add(d).write(x * scale);
-                            }
+                        Dtype::F32 => to.cast::<f32>().copy_from_nonoverlapping(x.as_ptr(), n),
+                        Dtype::Bf16 => round_slice(x, std::slice::from_raw_parts_mut(to.cast::<bf16>(), n)),
+                    }
+                }
+            }
+        }
+    }
+    let mut places = [place(0); GROUP];
+    for (i, to) in places[..rows].iter_mut().enumerate() {
+        *to = place(i);
+    }
+    write_heads(job, row, position, &places[..rows], &mut prepared);
+}
+
+/// Keys and values of some rows, in the order in which they are read: the projections come from far away, while the key groups
+/// of 16 rows (24 KiB for 12 heads of 64 in bf16) stay in cache until all their lanes have arrived.
+#[inline(always)]
+fn write_heads(job: &Job<'_>, row: usize, position: usize, places: &[Place<'_>], x: &mut [f32; MAX_HEAD_DIM]) {
+    let n = job.head_dim;
+    let mut paired = false;
+    for (i, &place) in places.iter().enumerate() {
+        let keys = job.key.row(row + i, job.kv_heads * n).chunks_exact(n);
+        let values = job.value.row(row + i, job.kv_heads * n).chunks_exact(n);
+        let norm = job.head_norm.map(|w| (w.key, w.eps));
+        // SAFETY: a token appears once in an operation, and the operation borrows the pool or slab mutably.
+        unsafe {
+            match place {
+                Place::Own { kv, layer, step, row } => {
+                    for (head, (key, value)) in keys.zip(values).enumerate() {
+                        kv.write_head(layer, step, row, head, prepare(key, norm, job.rope, position + i, x), value);
+                    }
+                }
+                Place::Page { kv, layer, page, offset } => {
+                    for (head, key) in keys.enumerate() {
+                        kv.write_key(layer, page, offset, head, prepare(key, norm, job.rope, position + i, x));
+                    }
+                    if std::mem::take(&mut paired) {
+                        continue;
+                    }
+                    // Tokens at offsets 2i and 2i + 1 of a page share cells; rows of a task are consecutive tokens.
+                    paired = offset.is_multiple_of(2) && offset + 1 < kv.shape().page_tokens && i + 1 < places.len();
+                    if paired {
+                        let next = job.value.row(row + i + 1, job.kv_heads * n).chunks_exact(n);
+                        for (head, (low, high)) in values.zip(next).enumerate() {
+                            kv.write_value_pair(layer, page, offset, head, [low, high]);
                         }
-                        Dtype::Bf16 => {
-                            for (d, &x) in x.iter().enumerate() {
-                                to.cast::<bf16>().add(d).write(round_bf16(x * scale));
-                            }
+                    } else {
+                        for (head, value) in values.enumerate() {
+                            kv.write_value(layer, page, offset, head, value);
                         }
                     }
                 }
             }
         }
     }
-    for head in 0..job.kv_heads {
-        for i in 0..rows {
-            let key = &job.key.row(row + i, job.kv_heads * n)[head * n..][..n];
-            let value = &job.value.row(row + i, job.kv_heads * n)[head * n..][..n];
-            let x = &mut prepared[..n];
-            prepare(key, norm.map(|w| (w.key, w.eps)), job.rope, position + i, x);
-            // SAFETY: a token appears once in an operation, and the operation borrows the pool or slab mutably.
-            unsafe {
-                match place(i) {
-                    Place::Page { kv, layer, page, offset } => kv.write_head(layer, page, offset, head, x, value),
-                    Place::Own { kv, layer, step, row } => kv.write_head(layer, step, row, head, x, value),
-                }
-            }
-        }
-    }
 }
 
-/// Norm and rotation of one head.
+/// Norm and rotation of one head. Returns its elements within `to`.
 #[inline(always)]
-fn prepare(from: &[f32], norm: Option<(&[f32], f32)>, rope: Option<RopeTables<'_>>, position: usize, to: &mut [f32]) {
+fn prepare<'x>(
+    from: &[f32],
+    norm: Option<(&[f32], f32)>,
+    rope: Option<RopeTables<'_>>,
+    position: usize,
+    to: &'x mut [f32; MAX_HEAD_DIM],
+) -> &'x mut [f32] {
     let n = from.len();
-    match norm {
-        None => to.copy_from_slice(from),
-        Some((weight, eps)) => {
-            let factor = 1.0 / (sum_of_squares(from) / n as f32 + eps).sqrt();
-            for ((to, &x), &w) in to.iter_mut().zip(from).zip(&weight[..n]) {
-                *to = x * factor * w;
-            }
+    to[..n].copy_from_slice(from);
+    if let Some((weight, eps)) = norm {
+        // Zeros up to a whole number of vectors add nothing.
+        let padded = n.next_multiple_of(16);
+        to[n..padded].fill(0.0);
+        let factor = 1.0 / (sum_of_squares(&to[..padded]) / n as f32 + eps).sqrt();
+        for (to, &w) in to[..n].iter_mut().zip(&weight[..n]) {
+            *to = *to * factor * w;
         }
     }
     if let Some(tables) = rope {
         let half = n / 2;
         let cos = &tables.cos[position * half..][..half];
         let sin = &tables.sin[position * half..][..half];
-        let (first, second) = to.split_at_mut(half);
+        let (first, second) = to[..n].split_at_mut(half);
         for (((a, b), &cos), &sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
             (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
         }
     }
+    &mut to[..n]
 }
 
-/// Sum of squares in 16 interleaved partial sums, added in order: an order that vectors can keep.
+/// Sum of squares of a whole number of vectors, in 16 interleaved partial sums that are then added pairwise: an order that
+/// vectors can keep.
 #[inline(always)]
 fn sum_of_squares(x: &[f32]) -> f32 {
     let mut partial = [0f32; 16];
-    let chunks = x.chunks_exact(16);
-    let rest = chunks.remainder();
-    for chunk in chunks {
-        for (sum, &x) in partial.iter_mut().zip(chunk) {
-            *sum += x * x;
+    for chunk in x.as_chunks::<16>().0 {
+        for i in 0..16 {
+            partial[i] += chunk[i] * chunk[i];
         }
     }
-    for (sum, &x) in partial.iter_mut().zip(rest) {
-        *sum += x * x;
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            partial[i] += partial[i + half];
+        }
     }
-    partial.iter().sum()
+    partial[0]
 }
