@@ -7,7 +7,7 @@ use half::bf16;
 
 use super::{DistanceBias, OwnTokens, SharedPages, scalar};
 use crate::device::cpu::Isa;
-use crate::device::cpu::kv::{ComputeRows, HeadLayout, RowTarget};
+use crate::device::cpu::kv::{ComputeRows, RowTarget};
 use crate::device::{Dtype, Mask};
 
 /// Virtual rows of a tile, at most: 16 panels of 6 rows. Keys are read from L2 or beyond once a tile, and the tile's outputs
@@ -119,6 +119,7 @@ pub(super) fn run(isa: Isa, tile: &Tile<'_>) {
     #[cfg(target_arch = "x86_64")]
     {
         use super::{avx2, avx512, work};
+        use crate::device::cpu::kv::HeadLayout;
         type Run = unsafe fn(&Tile<'_>, HeadLayout, &work::Workspace);
         let stored = HeadLayout::new(tile.head_dim, tile.out.dtype);
         // The same head in f32, a whole number of pairs long.
