@@ -57,5 +57,8 @@ fn main() {
         peer.send_bytes(&batch);
         (0..64).for_each(|_| assert!(matches!(peer.receive(), Some(Message::Pong { .. }))));
     }
-    println!("TCP PING, 64 at a time            {:>9.0} a second", (64 * batches) as f64 / start.elapsed().as_secs_f64());
+    println!(
+        "TCP PING, 64 at a time            {:>9.0} a second",
+        (64 * batches) as f64 / start.elapsed().as_secs_f64()
+    );
 }

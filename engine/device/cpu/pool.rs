@@ -2,34 +2,43 @@
 //!
 //! One job runs at a time, split into numbered tasks that the workers and the calling thread claim one by one. Which thread
 //! runs a task never changes its result, so claiming order is free. Idle workers spin briefly and then sleep.
+//!
+//! The caller waits only for workers that have *joined* a job. A worker that the system has not scheduled in time finds the
+//! job closed and misses it: on a busy machine a small job then costs what it costs on one thread, not a time slice.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 
-/// Turns of the wait loop before a worker sleeps: about 20 microseconds, longer than the host code between two operations.
+/// Turns of a wait loop before its thread sleeps or yields: tens of microseconds, longer than the host code between two
+/// operations.
 const SPINS: u32 = 4_000;
 
-/// A job as workers see it: a borrowed closure whose lifetime `Pool::run` guarantees by waiting for every worker.
-#[derive(Clone, Copy)]
-struct Job {
-    call: *const (dyn Fn(usize) + Sync),
-    tasks: usize,
-}
+/// `State::word`: workers in the job.
+const JOINED: u64 = (1 << 31) - 1;
+/// `State::word`: the job takes workers.
+const OPEN: u64 = 1 << 31;
+/// `State::word`: one job, in the upper half.
+const GENERATION: u64 = 1 << 32;
 
-// SAFETY: the closure is Sync, and `Pool::run` keeps it alive until no worker can call it any more.
-unsafe impl Send for Job {}
+/// A job as workers see it.
+type Task<'a> = &'a (dyn Fn(usize) + Sync);
 
 struct Shared {
-    job: Mutex<Option<Job>>,
-    wake: Condvar,
-    /// Counts jobs; a worker runs each job at most once.
-    generation: AtomicU64,
+    /// Number of the job, whether it is open, and how many workers are in it: one word, so that joining an open job and
+    /// closing it cannot cross.
+    word: AtomicU64,
+    /// Points to the caller's `Task` while the job is open or has workers in it.
+    task: AtomicPtr<Task<'static>>,
+    tasks: AtomicUsize,
     next_task: AtomicUsize,
-    /// Workers that have not left the current job.
-    busy: AtomicUsize,
     panicked: AtomicBool,
     stop: AtomicBool,
+    /// Workers that sleep or are about to.
+    sleepers: AtomicUsize,
+    door: Mutex<()>,
+    wake: Condvar,
 }
 
 /// A fixed set of worker threads.
@@ -42,20 +51,22 @@ impl Pool {
     /// A pool that runs jobs on `threads` threads, the caller's included. `threads` is at least 1.
     pub fn new(threads: usize) -> Pool {
         let shared = Arc::new(Shared {
-            job: Mutex::new(None),
-            wake: Condvar::new(),
-            generation: AtomicU64::new(0),
+            word: AtomicU64::new(0),
+            task: AtomicPtr::new(std::ptr::null_mut()),
+            tasks: AtomicUsize::new(0),
             next_task: AtomicUsize::new(0),
-            busy: AtomicUsize::new(0),
             panicked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
+            sleepers: AtomicUsize::new(0),
+            door: Mutex::new(()),
+            wake: Condvar::new(),
         });
         let workers = (1..threads.max(1))
             .map(|index| {
                 let shared = Arc::clone(&shared);
                 std::thread::Builder::new()
                     .name(format!("sidereal-cpu-{index}"))
-                    .spawn(move || work(&shared))
+                    .spawn(move || shared.work())
                     .expect("a worker thread starts")
             })
             .collect();
@@ -67,7 +78,7 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// Calls `task(i)` once for each `i < tasks`, on any thread, and returns when all are done.
+    /// Calls `task(i)` once for each `i < tasks`, on any thread, and returns when all are done. Not to be called from a task.
     ///
     /// # Panics
     /// If a task panicked.
@@ -77,26 +88,14 @@ impl Pool {
             return;
         }
         let shared = &*self.shared;
-        let call: &(dyn Fn(usize) + Sync) = &task;
-        // SAFETY: the erased lifetime ends when `run` returns, and it returns only after every worker left the job.
-        let call: *const (dyn Fn(usize) + Sync) =
-            unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(call) };
-        shared.next_task.store(0, Ordering::Relaxed);
-        shared.busy.store(self.workers.len(), Ordering::Relaxed);
-        {
-            let mut job = shared.job.lock().expect("no thread panics while it holds the job");
-            *job = Some(Job { call, tasks });
-            shared.generation.fetch_add(1, Ordering::Release);
-            shared.wake.notify_all();
-        }
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| claim_tasks(shared, &task, tasks)));
-        let mut turns = 0u32;
-        while shared.busy.load(Ordering::Acquire) != 0 {
-            turns += 1;
-            if turns < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
-        }
+        let job: Task<'_> = &task;
+        shared.open(&job, tasks);
+        // A panic must not leave this frame while a worker still runs the closure that lives in it.
+        let outcome = catch_unwind(AssertUnwindSafe(|| shared.claim(job, tasks)));
+        shared.close();
         if let Err(payload) = outcome {
-            std::panic::resume_unwind(payload);
+            shared.panicked.store(false, Ordering::Relaxed);
+            resume_unwind(payload);
         }
         assert!(!shared.panicked.swap(false, Ordering::Relaxed), "a task of the CPU device panicked");
     }
@@ -104,10 +103,8 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Release);
-        // Taking the lock orders the store before any worker's check-then-sleep.
-        drop(self.shared.job.lock());
-        self.shared.wake.notify_all();
+        self.shared.stop.store(true, Ordering::SeqCst);
+        self.shared.rouse();
         for worker in self.workers.drain(..) {
             // A worker's panic was reported by the job that caused it.
             let _ = worker.join();
@@ -115,45 +112,93 @@ impl Drop for Pool {
     }
 }
 
-fn claim_tasks(shared: &Shared, task: &(dyn Fn(usize) + Sync), tasks: usize) {
-    loop {
-        let index = shared.next_task.fetch_add(1, Ordering::Relaxed);
-        if index >= tasks {
-            return;
+impl Shared {
+    /// Publishes a job. No other is open or has workers in it.
+    fn open(&self, job: &Task<'_>, tasks: usize) {
+        self.next_task.store(0, Ordering::Relaxed);
+        self.tasks.store(tasks, Ordering::Relaxed);
+        self.task.store(std::ptr::from_ref(job).cast_mut().cast(), Ordering::Relaxed);
+        let word = self.word.load(Ordering::Relaxed);
+        debug_assert_eq!(word & (OPEN | JOINED), 0, "one job at a time");
+        // SeqCst against `sleepers`: either this sees a sleeper, or the sleeper sees the job.
+        self.word.store(word.wrapping_add(GENERATION) | OPEN, Ordering::SeqCst);
+        if self.sleepers.load(Ordering::SeqCst) > 0 {
+            self.rouse();
         }
-        task(index);
     }
-}
 
-fn work(shared: &Shared) {
-    let mut seen = 0;
-    loop {
-        let mut turns = 0;
-        while shared.generation.load(Ordering::Acquire) == seen && turns < SPINS {
-            turns += 1;
+    /// Lets nobody else in and waits for those who are.
+    fn close(&self) {
+        self.word.fetch_and(!OPEN, Ordering::AcqRel);
+        let mut turns = 0u32;
+        while self.word.load(Ordering::Acquire) & JOINED != 0 {
+            turns = turns.saturating_add(1);
+            if turns < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
+        }
+    }
+
+    fn claim(&self, task: Task<'_>, tasks: usize) {
+        loop {
+            let index = self.next_task.fetch_add(1, Ordering::Relaxed);
+            if index >= tasks {
+                return;
+            }
+            task(index);
+        }
+    }
+
+    fn rouse(&self) {
+        // Whoever is between its last look and its sleep holds the door.
+        drop(self.door.lock());
+        self.wake.notify_all();
+    }
+
+    /// A worker's life.
+    fn work(&self) {
+        let mut seen = 0;
+        while let Some(word) = self.next_job(seen) {
+            if self.word.compare_exchange(word, word + 1, Ordering::Acquire, Ordering::Relaxed).is_err() {
+                // Closed meanwhile, or another worker joined first: look again.
+                continue;
+            }
+            seen = word / GENERATION;
+            let tasks = self.tasks.load(Ordering::Relaxed);
+            let task = self.task.load(Ordering::Relaxed);
+            // SAFETY: this worker has joined the open job that `task` was published with, and `Pool::run` keeps the closure
+            // alive until every worker that joined has left.
+            let task = unsafe { *task };
+            if catch_unwind(AssertUnwindSafe(|| self.claim(task, tasks))).is_err() {
+                self.panicked.store(true, Ordering::Relaxed);
+            }
+            self.word.fetch_sub(1, Ordering::Release);
+        }
+    }
+
+    /// Waits for an open job other than number `seen`; `None` when the pool is being dropped.
+    fn next_job(&self, seen: u64) -> Option<u64> {
+        let look = || {
+            let word = self.word.load(Ordering::SeqCst);
+            (word & OPEN != 0 && word / GENERATION != seen).then_some(word)
+        };
+        for _ in 0..SPINS {
+            if let Some(word) = look() {
+                return Some(word);
+            }
             std::hint::spin_loop();
         }
-        let job = {
-            let mut job = shared.job.lock().expect("no thread panics while it holds the job");
-            loop {
-                if shared.stop.load(Ordering::Acquire) {
-                    return;
-                }
-                let generation = shared.generation.load(Ordering::Acquire);
-                if generation != seen {
-                    seen = generation;
-                    break;
-                }
-                job = shared.wake.wait(job).expect("no thread panics while it holds the job");
+        let mut door = self.door.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
+        let job = loop {
+            if self.stop.load(Ordering::SeqCst) {
+                break None;
             }
-            job.expect("a new generation has a job")
+            if let Some(word) = look() {
+                break Some(word);
+            }
+            door = self.wake.wait(door).unwrap_or_else(|poisoned| poisoned.into_inner());
         };
-        // SAFETY: `Pool::run` waits for `busy` to reach zero before the closure goes out of scope.
-        let call = unsafe { &*job.call };
-        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| claim_tasks(shared, call, job.tasks))).is_err() {
-            shared.panicked.store(true, Ordering::Relaxed);
-        }
-        shared.busy.fetch_sub(1, Ordering::Release);
+        self.sleepers.fetch_sub(1, Ordering::SeqCst);
+        job
     }
 }
 
@@ -170,6 +215,19 @@ mod tests {
                 counts[index].fetch_add(1, Ordering::Relaxed);
             });
             assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
+        }
+    }
+
+    #[test]
+    fn small_jobs_in_a_row_stay_apart() {
+        // Story: a worker that comes late must find the old job closed, not run a task of the next one twice.
+        let pool = Pool::new(4);
+        for job in 0..20_000usize {
+            let sum = AtomicUsize::new(0);
+            pool.run(3, |index| {
+                sum.fetch_add(job + index, Ordering::Relaxed);
+            });
+            assert_eq!(sum.into_inner(), 3 * job + 3);
         }
     }
 

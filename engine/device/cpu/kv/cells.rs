@@ -1,19 +1,20 @@
 //! Memory of KV pools: zeroed, aligned, fixed in size, and written from several threads at disjoint places.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 
-use crate::device::DeviceError;
+use sidereal_ffi::Pages;
 
-/// Alignment of the whole allocation: a page of memory, so that rows of 64 bytes never straddle cache lines.
-const ALIGN: usize = 4096;
+use crate::device::DeviceError;
 
 /// A fixed array of 32-bit cells: one f32, or two bf16 side by side.
 ///
 /// Reads and writes go through raw pointers. Whoever calls [`Cells::at`] answers for keeping threads apart.
 pub(in crate::device::cpu) struct Cells {
+    /// Into `_pages`.
     pointer: NonNull<u32>,
     len: usize,
+    /// Owns the memory; in huge pages where it is large, and taking none where it was never written.
+    _pages: Pages,
 }
 
 // SAFETY: the cells are plain integers, owned by this value alone.
@@ -29,16 +30,10 @@ impl Cells {
             bytes: len.saturating_mul(4),
             reason: reason.to_owned(),
         };
-        let layout = Cells::layout(len).ok_or_else(|| refused("more than the address space"))?;
-        // SAFETY: the layout is not empty (`Cells::layout`).
-        let pointer = NonNull::new(unsafe { alloc_zeroed(layout) }.cast::<u32>());
-        let pointer = pointer.ok_or_else(|| refused("the allocator has no such block"))?;
-        Ok(Cells { pointer, len })
-    }
-
-    /// Never empty, so that the allocator may be asked.
-    fn layout(len: usize) -> Option<Layout> {
-        Layout::from_size_align(len.max(1).checked_mul(4)?, ALIGN).ok()
+        let bytes = len.checked_mul(4).ok_or_else(|| refused("more than the address space"))?;
+        let mut pages = Pages::zeroed(bytes).map_err(|error| refused(&error.to_string()))?;
+        let pointer = NonNull::new(pages.as_mut_ptr().cast()).expect("a mapping is never at address 0");
+        Ok(Cells { pointer, len, _pages: pages })
     }
 
     /// Bytes held.
@@ -52,13 +47,5 @@ impl Cells {
         assert!(index <= self.len, "cell {index} of {}", self.len);
         // SAFETY: the index was just checked against the allocation.
         unsafe { self.pointer.as_ptr().add(index) }
-    }
-}
-
-impl Drop for Cells {
-    fn drop(&mut self) {
-        let layout = Cells::layout(self.len).expect("the layout that `new` allocated");
-        // SAFETY: allocated by `new` with the same layout, and freed once.
-        unsafe { dealloc(self.pointer.as_ptr().cast(), layout) };
     }
 }
