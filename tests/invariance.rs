@@ -8,9 +8,11 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use common::{Seeded, engine, golden, prompt_request, small_limits};
+use sidereal::client::{Client, ClientOptions};
 use sidereal::device::Dtype;
 use sidereal::request::{Recommendation, Request};
 use sidereal::schedule::{Engine, Limits};
+use sidereal::serve::{Server, ServerConfig, Service};
 
 /// Mixed lengths and beam widths over a vocabulary of `vocabulary` tokens.
 fn requests(vocabulary: u64, count: u64) -> Vec<Request> {
@@ -102,4 +104,33 @@ fn decoder_only_f32() {
 #[test]
 fn decoder_only_bf16() {
     check("qwen3-gqa", 200, Dtype::Bf16);
+}
+
+/// The same through the socket: three clients, each pipelining its share in an order of its own.
+#[test]
+fn over_the_socket() {
+    let requests = requests(200, 24);
+    let engine = Arc::new(engine(&golden("qwen3-gqa"), Dtype::F32, 2, small_limits()));
+    let reference = alone(&engine, &requests);
+    let config = ServerConfig::new(vec!["127.0.0.1:0".parse().unwrap()]);
+    let server = Server::start(config, Arc::clone(&engine) as Arc<dyn Service>).unwrap();
+    let address = &server.addresses()[0];
+    std::thread::scope(|scope| {
+        for share in 0..3 {
+            let (requests, reference) = (&requests, &reference);
+            scope.spawn(move || {
+                let mut client = Client::connect(address, &ClientOptions::default()).unwrap();
+                let mine: Vec<&Request> = requests.iter().skip(share).step_by(3).collect();
+                let order: Vec<&&Request> =
+                    if share == 1 { mine.iter().rev().collect() } else { mine.iter().collect() };
+                for request in &order {
+                    client.send(request).unwrap();
+                }
+                for _ in &order {
+                    let (id, answer) = client.receive().unwrap();
+                    assert_eq!(result_section(&answer.unwrap()), reference[id as usize], "request {id}");
+                }
+            });
+        }
+    });
 }

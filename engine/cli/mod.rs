@@ -16,7 +16,6 @@ mod options;
 mod recommend;
 mod requests;
 mod serve;
-mod service;
 mod style;
 mod summary;
 mod units;

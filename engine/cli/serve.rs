@@ -12,11 +12,10 @@ use signal_hook::iterator::Signals;
 use signal_hook::low_level::{emulate_default_handler, signal_name};
 
 use crate::cli::options::EngineArgs;
-use crate::cli::service::EngineService;
 use crate::cli::{Failure, units};
 use crate::schedule::{Engine, EngineFacts};
 use crate::serve::wire::Secret;
-use crate::serve::{Address, Server, ServerConfig};
+use crate::serve::{Address, Server, ServerConfig, Service};
 
 /// How often a server that nobody stops is looked at.
 const WATCH: Duration = Duration::from_secs(1);
@@ -94,7 +93,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     let engine = Arc::new(Engine::start(&config)?);
     // From here on a signal drains; while loading it just ends the process, which has promised nobody anything.
     let told_to_stop = watch_signals()?;
-    let server = Server::start(sockets, Arc::new(EngineService(Arc::clone(&engine))))?;
+    let server = Server::start(sockets, Arc::clone(&engine) as Arc<dyn Service>)?;
     announce(&server, engine.facts(), args.json)?;
     let signal = loop {
         match told_to_stop.recv_timeout(WATCH) {

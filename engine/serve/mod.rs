@@ -12,6 +12,7 @@ mod event_loop;
 mod inbox;
 mod outgoing;
 mod server;
+mod service;
 mod socket;
 pub mod wire;
 

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::cli::Failure;
-use crate::cli::service::EngineService;
 use crate::client::{Client, ClientOptions};
 use crate::request::{Answer, Request};
 use crate::schedule::Engine;
@@ -28,7 +27,7 @@ impl Line {
         let any = Address::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
         let mut config = ServerConfig::new(vec![any]);
         config.limits = engine.limits().clone();
-        let server = Server::start(config, Arc::new(EngineService(engine)))?;
+        let server = Server::start(config, engine)?;
         let address = server.addresses().first().cloned();
         let address = address.ok_or_else(|| Failure::environment("the server listens nowhere"))?;
         let client = Client::connect(&address, &ClientOptions::default())?;

@@ -6,7 +6,7 @@
 //! * [`beam_attention`]: all live beams of a request against the shared pages, plus each beam's own few tokens through the
 //!   ancestor table. No KV is copied; the two parts merge by (max, denominator, output).
 //!
-//! Both cut their work into [`Tile`]s: some rows, all query heads of one KV head. A tile reads its keys once, in blocks that
+//! Both cut their work into tiles: some rows, all query heads of one KV head. A tile reads its keys once, in blocks that
 //! start at fixed absolute positions, for all its rows together as a matrix product. Tasks are tiles; keys are never split
 //! among threads, so scratch memory is per thread and independent of beams and history.
 //!
@@ -14,7 +14,7 @@
 //! row runs over key blocks in order of position, and a key that is masked for the row adds an exact zero, so neither the
 //! tile's other rows, nor the chunking of a prompt, nor the number of threads is visible in the result.
 //!
-//! The plain path ([`scalar`]) is the oracle. The vector kernel is one generic structure over a small trait for vectors,
+//! The plain path (`scalar`) is the oracle. The vector kernel is one generic structure over a small trait for vectors,
 //! instantiated per instruction set and stored type.
 
 #[cfg(target_arch = "x86_64")]

@@ -1,17 +1,14 @@
-//! The engine behind a server: what joins `schedule` and `serve`, which do not know each other.
+//! The engine behind a server: the one place where `serve` meets `schedule`.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use super::{ServerFacts, Service};
 use crate::request::{Answer, Request};
 use crate::schedule::Engine;
-use crate::serve::{ServerFacts, Service};
 
-/// An engine, answering for a server.
-pub struct EngineService(pub Arc<Engine>);
-
-impl Service for EngineService {
+impl Service for Engine {
     fn submit(
         &self,
         request: Request,
@@ -19,16 +16,16 @@ impl Service for EngineService {
         cancel: Arc<AtomicBool>,
         done: Box<dyn FnOnce(Answer) + Send>,
     ) {
-        self.0.submit(request, arrived, cancel, done);
+        Engine::submit(self, request, arrived, cancel, done);
     }
 
     fn stats(&self) -> String {
-        self.0.stats().to_string()
+        Engine::stats(self).to_string()
     }
 
     fn facts(&self) -> ServerFacts {
-        let facts = self.0.facts();
-        let catalog = self.0.catalog();
+        let facts = Engine::facts(self);
+        let catalog = self.catalog();
         // Limits were checked to fit 32 bits when the engine started.
         let narrow = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         ServerFacts {
