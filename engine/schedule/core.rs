@@ -1,31 +1,43 @@
 //! The engine loop: the one thread that owns all device state.
 //!
-//! Every turn takes in newcomers, gives slots and pages to the most urgent, enqueues one stage of the prefill batch, and
-//! one step of each cohort. Prefill and decode are never mixed in one launch; nobody waits for another's whole request.
-//! The thread never blocks on a socket, a file or a lock: it meets the host threads in bounded queues.
+//! Every turn takes in newcomers, enqueues one stage of the prefill batch, gives slots and pages to the most urgent, and
+//! enqueues one step of each cohort. Prefill and decode are never mixed in one launch; nobody waits for another's whole
+//! request. The thread never blocks on a socket, a file or a lock: it meets the host thread in bounded queues.
+//!
+//! Here is who is let in, who gets what, and who is dropped; [`prefill`] and [`search`] drive the device.
+
+mod prefill;
+mod search;
+#[cfg(test)]
+pub(in crate::schedule) mod simulation;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 
-use crate::device::{Beam, Cohort, CohortRequest, Device, DeviceError, SlotState, Span, TokenBatch, TokenLane};
+use crate::device::{Beam, Device, DeviceError, TokenLane};
 use crate::kv::PageAllocator;
 use crate::model::{CohortLanes, Model};
-use crate::request::RefusalKind;
+use crate::request::{Refusal, RefusalKind};
 use crate::schedule::cost::CostModel;
 use crate::schedule::resolve::Resolved;
 use crate::schedule::stats::Stats;
 use crate::schedule::ticket::Ticket;
 use crate::search::Searcher;
 
+use prefill::Prefill;
+use search::Search;
+
 /// A resolved request on its way to the device.
 pub(super) struct Newcomer {
     pub ticket: Ticket,
     pub resolved: Resolved,
     pub resolve: Duration,
+    /// When it was resolved: from then on it waits for the device.
+    pub since: Instant,
 }
 
 /// A searched request on its way back.
@@ -36,7 +48,7 @@ pub(super) struct Finished {
     pub timings: Marks,
 }
 
-/// Durations of the stages so far.
+/// Durations of the stages so far. They follow each other without gaps.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Marks {
     pub resolve: Duration,
@@ -44,6 +56,9 @@ pub(super) struct Marks {
     pub prefill: Duration,
     pub search: Duration,
 }
+
+/// Tells the time; the simulation has a clock of its own.
+pub(super) type Clock = Box<dyn Fn() -> Instant + Send>;
 
 /// What the loop is built from.
 pub(super) struct Parts {
@@ -54,6 +69,7 @@ pub(super) struct Parts {
     pub cohort_lanes: Vec<CohortLanes>,
     pub geometry: Geometry,
     pub stats: Arc<Stats>,
+    pub clock: Clock,
 }
 
 /// The numbers the loop schedules by.
@@ -77,25 +93,9 @@ struct Running {
     pages: Vec<u32>,
     /// Prompt tokens whose prefill has been enqueued.
     prefilled: usize,
-    entered: Instant,
     /// When the stage it is in began.
     since: Instant,
     marks: Marks,
-}
-
-struct Prefill {
-    /// Slots of the batch; those whose prompt it completes are flagged.
-    members: Vec<(u32, bool)>,
-    tokens: usize,
-    stage: usize,
-    spent: Duration,
-}
-
-struct Search {
-    slots: Vec<u32>,
-    rows: usize,
-    step: usize,
-    spent: Duration,
 }
 
 /// The loop's state.
@@ -104,12 +104,12 @@ pub(super) struct Core {
     incoming: Receiver<Newcomer>,
     outgoing: Sender<Finished>,
     /// Requests without a slot, most urgent first; the number breaks ties by arrival.
-    waiting: BTreeMap<(Instant, u64), (Newcomer, Instant)>,
+    waiting: BTreeMap<(Instant, u64), Newcomer>,
     arrivals: u64,
     slots: Vec<Option<Running>>,
     free_slots: Vec<u32>,
     pages: PageAllocator,
-    /// Slots with prompt tokens left, in order of admission.
+    /// Slots with prompt tokens left.
     prefilling: Vec<u32>,
     prefill: Option<Prefill>,
     /// Slots that wait for a cohort.
@@ -143,106 +143,150 @@ impl Core {
 
     /// Runs until the incoming queue is closed and every request is answered.
     pub fn run(mut self) {
-        loop {
-            self.receive();
-            if self.closed && self.is_idle() {
-                break;
+        while !self.is_done() {
+            if self.is_idle() {
+                self.sleep();
             }
-            self.drop_stopped();
-            self.admit();
-            self.advance_prefill();
-            self.form_cohorts();
-            self.advance_searches();
-            self.publish();
+            self.turn();
         }
         assert_eq!(self.pages.available(), self.pages.total(), "every page is back when the last request is answered");
         assert_eq!(self.free_slots.len(), self.slots.len(), "every slot is back when the last request is answered");
+    }
+
+    /// One round of everything. What is under way comes first, then dropping, then what is new: so nothing is begun for a
+    /// request that nobody waits for any more.
+    fn turn(&mut self) {
+        self.receive();
+        self.advance_prefill();
+        self.drop_stopped();
+        self.admit();
+        self.begin_prefill();
+        self.form_cohorts();
+        self.advance_searches();
+        self.publish();
     }
 
     fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.free_slots.len() == self.slots.len()
     }
 
-    fn receive(&mut self) {
-        if self.is_idle() && !self.closed {
-            // Nothing to do: sleep until somebody comes. The timeout only bounds how stale the statistics get.
-            match self.incoming.recv_timeout(Duration::from_secs(1)) {
-                Ok(newcomer) => self.take_in(newcomer),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => self.closed = true,
-            }
+    fn is_done(&self) -> bool {
+        self.closed && self.is_idle()
+    }
+
+    fn now(&self) -> Instant {
+        (self.parts.clock)()
+    }
+
+    /// Nothing to do: sleeps until somebody comes. The timeout only bounds how stale the statistics get.
+    fn sleep(&mut self) {
+        match self.incoming.recv_timeout(Duration::from_secs(1)) {
+            Ok(newcomer) => self.take_in(newcomer),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => self.closed = true,
         }
-        while !self.closed {
+    }
+
+    /// Takes in who has come by now and no more: a flood of newcomers must not hold up what is under way.
+    fn receive(&mut self) {
+        for _ in 0..=self.incoming.len() {
             match self.incoming.try_recv() {
                 Ok(newcomer) => self.take_in(newcomer),
-                Err(crossbeam_channel::TryRecvError::Empty) => break,
-                Err(crossbeam_channel::TryRecvError::Disconnected) => self.closed = true,
+                Err(TryRecvError::Empty) => return,
+                Err(TryRecvError::Disconnected) => {
+                    self.closed = true;
+                    return;
+                }
             }
         }
     }
 
     /// Queues a newcomer, or refuses it when what is ahead of it leaves too little time.
     fn take_in(&mut self, newcomer: Newcomer) {
-        let now = Instant::now();
+        let now = self.now();
         if let Some(refusal) = newcomer.ticket.stopped(now, "before it was queued") {
             return newcomer.ticket.answer(Err(refusal));
         }
-        let (mut tokens, mut rows) = (newcomer.resolved.tokens.len(), newcomer.resolved.beams as usize);
-        let ahead = self.waiting.range(..(newcomer.ticket.deadline, u64::MAX)).map(|(_, (other, _))| &other.resolved);
-        let running = self.slots.iter().flatten();
-        for (more_tokens, more_rows) in ahead
-            .map(|other| (other.tokens.len(), other.beams as usize))
-            .chain(running.map(|r| (r.resolved.tokens.len() - r.prefilled, r.resolved.beams as usize)))
-        {
-            tokens += more_tokens;
-            rows += more_rows;
+        let (tokens, beams) = (newcomer.resolved.tokens.len(), newcomer.resolved.beams as usize);
+        let Geometry { cohort_rows, history_pages, .. } = self.parts.geometry;
+        // The door's bounds keep such requests out; one that got here would stop the queue for ever.
+        if tokens == 0 || self.pages_for(tokens) > history_pages || beams > cohort_rows {
+            let message =
+                format!("{tokens} tokens and {beams} beams never fit {history_pages} pages, {cohort_rows} rows");
+            return newcomer.ticket.refuse(RefusalKind::TooLong, message);
         }
-        let needed = self.cost.estimate(tokens, rows);
-        let left = newcomer.ticket.deadline.saturating_duration_since(now);
-        if needed > left {
-            let message = format!(
-                "about {} us of work ahead and its own, {} us left: it would be late",
-                needed.as_micros(),
-                left.as_micros()
-            );
-            return newcomer.ticket.refuse(RefusalKind::Deadline, message);
+        let deadline = newcomer.ticket.deadline;
+        let ahead = self.work_ahead(deadline);
+        let in_turn = self.cost.estimate(ahead.0 + tokens, ahead.1 + beams);
+        let needed = in_turn.max(self.cost.estimate_among_others(tokens, beams));
+        if let Some(refusal) = would_be_late(deadline.saturating_duration_since(now), needed) {
+            if self.is_idle() {
+                self.cost.doubt();
+            }
+            return newcomer.ticket.answer(Err(refusal));
         }
         self.arrivals += 1;
-        self.waiting.insert((newcomer.ticket.deadline, self.arrivals), (newcomer, now));
+        self.waiting.insert((deadline, self.arrivals), newcomer);
     }
 
-    /// Answers requests whose caller or clock has stopped them, wherever they can still be taken out.
+    /// Prompt tokens and beam rows that will be computed before a request of this deadline is through: what is more urgent,
+    /// and searches, which nobody overtakes.
+    fn work_ahead(&self, deadline: Instant) -> (usize, usize) {
+        let waiting = self.waiting.range(..(deadline, u64::MAX)).map(|(_, other)| (&other.resolved, 0));
+        let running = self.slots.iter().flatten().map(|running| (running, running.resolved.tokens.len()));
+        let running = running
+            .filter(|(running, tokens)| running.ticket.deadline <= deadline || running.prefilled == *tokens)
+            .map(|(running, _)| (&running.resolved, running.prefilled));
+        waiting.chain(running).fold((0, 0), |(tokens, rows), (resolved, prefilled)| {
+            (tokens + resolved.tokens.len() - prefilled, rows + resolved.beams as usize)
+        })
+    }
+
+    fn pages_for(&self, tokens: usize) -> usize {
+        tokens.div_ceil(self.parts.geometry.page_tokens)
+    }
+
+    /// Answers requests whose caller or clock has stopped them, wherever they can still be taken out. A batch or a cohort
+    /// goes on while anybody in it still waits; what serves nobody is given up.
     fn drop_stopped(&mut self) {
-        let now = Instant::now();
+        let now = self.now();
         let stopped: Vec<_> = self
             .waiting
             .iter()
-            .filter_map(|(key, (newcomer, _))| Some((*key, newcomer.ticket.stopped(now, "while it waited")?)))
+            .filter_map(|(key, newcomer)| Some((*key, newcomer.ticket.stopped(now, "while it waited")?)))
             .collect();
         for (key, refusal) in stopped {
-            let (newcomer, _) = self.waiting.remove(&key).expect("the key was just seen");
+            let newcomer = self.waiting.remove(&key).expect("the key was just seen");
             newcomer.ticket.answer(Err(refusal));
         }
-        // A slot that is in the running prefill batch stays until the batch is through.
-        let busy: Vec<u32> =
-            self.prefill.iter().flat_map(|batch| batch.members.iter().map(|member| member.0)).collect();
-        let mut leaving = Vec::new();
-        for slot in self.prefilling.iter().chain(&self.ready).filter(|slot| !busy.contains(slot)) {
-            let running = self.slots[*slot as usize].as_ref().expect("a listed slot is taken");
-            if let Some(refusal) = running.ticket.stopped(now, "before its search") {
-                leaving.push((*slot, refusal));
-            }
+        let slots = &self.slots;
+        let is_wanted = |slot: u32| {
+            let running = slots[slot as usize].as_ref().expect("a scheduled slot is taken");
+            running.ticket.stopped(now, "").is_none()
+        };
+        self.prefill.take_if(|batch| !batch.members.iter().any(|member| is_wanted(member.0)));
+        for search in &mut self.searches {
+            search.take_if(|search| !search.slots.iter().any(|slot| is_wanted(*slot)));
         }
-        for (slot, refusal) in leaving {
-            self.prefilling.retain(|other| *other != slot);
-            self.ready.retain(|other| *other != slot);
-            self.release(slot).ticket.answer(Err(refusal));
+        let mut busy = vec![false; self.slots.len()];
+        let batch = self.prefill.iter().flat_map(|batch| batch.members.iter().map(|member| member.0));
+        for slot in batch.chain(self.searches.iter().flatten().flat_map(|search| search.slots.iter().copied())) {
+            busy[slot as usize] = true;
+        }
+        for slot in (0..busy.len()).filter(|slot| !busy[*slot]) {
+            let running = self.slots[slot].as_ref();
+            if let Some(refusal) = running.and_then(|running| running.ticket.stopped(now, "before its search was done"))
+            {
+                self.release(slot as u32).ticket.answer(Err(refusal));
+            }
         }
     }
 
     /// Frees a slot and its pages.
     fn release(&mut self, slot: u32) -> Running {
         let mut running = self.slots[slot as usize].take().expect("a released slot is taken");
+        self.prefilling.retain(|other| *other != slot);
+        self.ready.retain(|other| *other != slot);
         self.pages.release(std::mem::take(&mut running.pages));
         self.free_slots.push(slot);
         running
@@ -250,50 +294,17 @@ impl Core {
 
     /// Gives slots and pages to the most urgent. A request that does not fit waits, and nobody less urgent overtakes it.
     fn admit(&mut self) {
-        while let Some(entry) = self.waiting.first_entry() {
-            let needed = entry.get().0.resolved.tokens.len().div_ceil(self.parts.geometry.page_tokens);
+        while let Some((key, newcomer)) = self.waiting.first_key_value() {
+            let (key, tokens) = (*key, newcomer.resolved.tokens.len());
             if self.free_slots.is_empty() {
                 return;
             }
-            let Some(pages) = self.pages.reserve(needed) else { return };
+            let Some(pages) = self.pages.reserve(self.pages_for(tokens)) else { return };
             let slot = self.free_slots.pop().expect("one was just seen");
-            let (newcomer, entered) = entry.remove();
-            let now = Instant::now();
-            let marks = Marks { resolve: newcomer.resolve, ..Marks::default() };
-            let Newcomer { ticket, resolved, .. } = newcomer;
-            self.slots[slot as usize] =
-                Some(Running { ticket, resolved, pages, prefilled: 0, entered, since: now, marks });
+            let Newcomer { ticket, resolved, resolve, since } = self.waiting.remove(&key).expect("one was just seen");
+            let marks = Marks { resolve, ..Marks::default() };
+            self.slots[slot as usize] = Some(Running { ticket, resolved, pages, prefilled: 0, since, marks });
             self.prefilling.push(slot);
-        }
-    }
-
-    fn advance_prefill(&mut self) {
-        if self.prefill.is_none() {
-            self.start_prefill();
-        }
-        let Some(mut batch) = self.prefill.take() else { return };
-        let began = Instant::now();
-        let Parts { device, model, prefill_lane, .. } = &mut self.parts;
-        if let Err(error) = model.prefill(device.as_mut(), *prefill_lane, batch.stage) {
-            return self.fail(batch.members.iter().map(|member| member.0).collect(), &error);
-        }
-        batch.stage += 1;
-        batch.spent += began.elapsed();
-        if batch.stage < self.parts.model.prefill_stages() {
-            self.prefill = Some(batch);
-            return;
-        }
-        self.cost.observe_prefill(batch.spent, batch.tokens);
-        self.parts.stats.prefill_tokens.fetch_add(batch.tokens as u64, Ordering::Relaxed);
-        let now = Instant::now();
-        for (slot, complete) in batch.members {
-            if complete {
-                self.prefilling.retain(|other| *other != slot);
-                self.ready.push(slot);
-                let running = self.running(slot);
-                running.marks.prefill = now - running.since;
-                running.since = now;
-            }
         }
     }
 
@@ -301,153 +312,21 @@ impl Core {
         self.slots[slot as usize].as_mut().expect("a scheduled slot is taken")
     }
 
-    /// Fills the prefill lane with the most urgent prompts, whole or by chunks.
-    fn start_prefill(&mut self) {
-        let slots = &self.slots;
-        self.prefilling.sort_by_key(|slot| slots[*slot as usize].as_ref().map(|running| running.ticket.deadline));
-        let geometry = &self.parts.geometry;
-        let (whole, budget) = (geometry.whole_prompts, geometry.prefill_tokens);
-        let mut batch = TokenBatch::default();
-        let mut members = Vec::new();
-        let began = Instant::now();
-        for index in 0..self.prefilling.len() {
-            let slot = self.prefilling[index];
-            let room = budget.saturating_sub(batch.tokens.len());
-            let running = self.slots[slot as usize].as_mut().expect("a prefilling slot is taken");
-            let left = running.resolved.tokens.len() - running.prefilled;
-            // The first prompt always goes in: the lane holds the longest one whole.
-            let rows = if whole && (left <= room || batch.tokens.is_empty()) { left } else { left.min(room) };
-            if rows == 0 || (whole && rows < left) {
-                break;
-            }
-            let first = running.prefilled;
-            let complete = rows == left;
-            batch.spans.push(Span {
-                slot,
-                first_row: batch.tokens.len() as u32,
-                rows: rows as u32,
-                first_position: first as u32,
-                last: complete,
-            });
-            batch.tokens.extend_from_slice(&running.resolved.tokens[first..first + rows]);
-            if first == 0 {
-                running.marks.queue = began - running.entered;
-                running.since = began;
-            }
-            running.prefilled += rows;
-            members.push((slot, complete));
-        }
-        if members.is_empty() {
-            return;
-        }
-        let tokens = batch.tokens.len();
-        match self.write_prefill(&batch) {
-            Ok(()) => self.prefill = Some(Prefill { members, tokens, stage: 0, spent: began.elapsed() }),
-            Err(error) => self.fail(members.into_iter().map(|member| member.0).collect(), &error),
-        }
-    }
-
-    fn write_prefill(&mut self, batch: &TokenBatch) -> Result<(), DeviceError> {
-        let prefix_len = self.parts.geometry.decoder_prefix.len() as u32;
-        for span in &batch.spans {
-            let running = self.slots[span.slot as usize].as_ref().expect("a prefilling slot is taken");
-            let state = SlotState {
-                history_len: span.first_position + span.rows,
-                history_pages: running.pages.clone(),
-                prefix_len,
-                // One page a slot, planned for the longest prefix.
-                prefix_pages: if prefix_len == 0 { Vec::new() } else { vec![span.slot] },
-            };
-            self.parts.device.write_slot(span.slot, &state)?;
-        }
-        self.parts.device.write_tokens(self.parts.prefill_lane, batch)
-    }
-
-    /// Starts searches for requests that have finished prefill, as many together as a cohort holds.
-    fn form_cohorts(&mut self) {
-        for lane in 0..self.searches.len() {
-            if self.searches[lane].is_some() || self.ready.is_empty() {
-                continue;
-            }
-            let mut cohort = Cohort::default();
-            let mut slots = Vec::new();
-            let mut rows = 0;
-            while let Some(slot) = self.ready.first().copied() {
-                let running = self.slots[slot as usize].as_mut().expect("a ready slot is taken");
-                let beams = running.resolved.beams as usize;
-                if rows + beams > self.parts.geometry.cohort_rows {
-                    break;
+    /// Refuses those in `slots` that can only be late by now, before the device spends time on them that others could use.
+    /// Admission errs on the side of accepting, and more urgent requests may have come since.
+    fn drop_hopeless(&mut self, slots: &[u32]) {
+        let now = self.now();
+        for &slot in slots {
+            let Running { ticket, resolved, prefilled, .. } = self.running(slot);
+            let (left, tokens) = (ticket.deadline.saturating_duration_since(now), resolved.tokens.len() - *prefilled);
+            let beams = resolved.beams as usize;
+            let needed = self.cost.estimate_among_others(tokens, beams);
+            if let Some(refusal) = would_be_late(left, needed) {
+                if self.waiting.is_empty() && self.free_slots.len() + 1 == self.slots.len() {
+                    self.cost.doubt();
                 }
-                self.ready.remove(0);
-                cohort.requests.push(CohortRequest {
-                    slot,
-                    beams: beams as u32,
-                    first_row: rows as u32,
-                    banned_nodes: std::mem::take(&mut running.resolved.banned_nodes),
-                });
-                slots.push(slot);
-                rows += beams;
+                self.release(slot).ticket.answer(Err(refusal));
             }
-            match self.write_cohort(lane, &cohort) {
-                Ok(()) => self.searches[lane] = Some(Search { slots, rows, step: 0, spent: Duration::ZERO }),
-                Err(error) => self.fail(slots, &error),
-            }
-        }
-    }
-
-    fn write_cohort(&mut self, lane: usize, cohort: &Cohort) -> Result<(), DeviceError> {
-        let lanes = self.parts.cohort_lanes[lane];
-        let prefix = &self.parts.geometry.decoder_prefix;
-        if !prefix.is_empty() {
-            let mut batch = TokenBatch::default();
-            for request in &cohort.requests {
-                batch.spans.push(Span {
-                    slot: request.slot,
-                    first_row: batch.tokens.len() as u32,
-                    rows: prefix.len() as u32,
-                    first_position: 0,
-                    last: true,
-                });
-                batch.tokens.extend_from_slice(prefix);
-            }
-            self.parts.device.write_tokens(lanes.prefix, &batch)?;
-        }
-        self.parts.device.write_cohort(lanes.cohort, cohort)
-    }
-
-    /// One step of each cohort; those that are through are read and sent back.
-    fn advance_searches(&mut self) {
-        for lane in 0..self.searches.len() {
-            let Some(mut search) = self.searches[lane].take() else { continue };
-            let began = Instant::now();
-            let lanes = self.parts.cohort_lanes[lane];
-            let Parts { device, model, searcher, .. } = &mut self.parts;
-            let mut outcome = searcher.step(device.as_mut(), model.as_mut(), &lanes, search.step).map(|()| None);
-            search.step += 1;
-            if outcome.is_ok() && search.step == searcher.plan().steps() {
-                outcome = device.read_beams(lanes.cohort).map(Some);
-            }
-            search.spent += began.elapsed();
-            match outcome {
-                Ok(None) => self.searches[lane] = Some(search),
-                Ok(Some(beams)) => self.finish(search, beams),
-                Err(error) => self.fail(search.slots, &error),
-            }
-        }
-    }
-
-    fn finish(&mut self, search: Search, beams: Vec<Vec<Beam>>) {
-        self.cost.observe_search(search.spent, search.rows);
-        let stats = &self.parts.stats;
-        stats.cohorts.fetch_add(1, Ordering::Relaxed);
-        stats.cohort_requests.fetch_add(search.slots.len() as u64, Ordering::Relaxed);
-        let now = Instant::now();
-        for (slot, beams) in search.slots.into_iter().zip(beams) {
-            let Running { ticket, resolved, since, mut marks, .. } = self.release(slot);
-            marks.search = now - since;
-            // The queue holds every request in flight, so this never blocks; it fails only when the host threads are
-            // gone, and then the dropped ticket answers.
-            let _ = self.outgoing.send(Finished { ticket, resolved, beams, timings: marks });
         }
     }
 
@@ -455,8 +334,6 @@ impl Core {
     fn fail(&mut self, slots: Vec<u32>, error: &DeviceError) {
         tracing::error!(%error, requests = slots.len(), "the device failed a batch");
         for slot in slots {
-            self.prefilling.retain(|other| *other != slot);
-            self.ready.retain(|other| *other != slot);
             self.release(slot).ticket.refuse(RefusalKind::DeviceFailed, error.to_string());
         }
     }
@@ -467,4 +344,15 @@ impl Core {
         stats.running.store((self.slots.len() - self.free_slots.len()) as u64, Ordering::Relaxed);
         stats.free_pages.store(self.pages.available() as u64, Ordering::Relaxed);
     }
+}
+
+/// Sorts slots by urgency; equal deadlines stay in order.
+fn sort_by_deadline(list: &mut [u32], slots: &[Option<Running>]) {
+    list.sort_by_key(|slot| slots[*slot as usize].as_ref().map(|running| running.ticket.deadline));
+}
+
+fn would_be_late(left: Duration, needed: Duration) -> Option<Refusal> {
+    let message =
+        || format!("about {} us are needed, {} us left: it would be late", needed.as_micros(), left.as_micros());
+    (needed > left).then(|| Refusal::new(RefusalKind::Deadline, message()))
 }

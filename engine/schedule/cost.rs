@@ -3,6 +3,13 @@
 //! A launch costs a fixed part and a part for each unit of work, `a + b x`. Both are fitted online by least squares over
 //! observations whose weight decays. The fit errs on the side of accepting: until enough was seen it says zero, and work
 //! that is queued is assumed to be batched as well as it can be.
+//!
+//! Launches of several requests take turns, so each of them takes longer than its own launches do: by how much is learnt
+//! too ([`CostModel::estimate_among_others`]), and errs on the other side. It decides whether to begin what was accepted.
+//!
+//! A model that refuses learns nothing, so one that has gone wrong (the machine was suspended, the first runs were cold)
+//! could refuse for ever. Refusals made while the device had nothing to do are therefore counted, and a few of them without
+//! a new observation in between make the model forget everything.
 
 use std::time::Duration;
 
@@ -10,6 +17,10 @@ use std::time::Duration;
 const DECAY: f64 = 0.95;
 /// Nothing is refused on an estimate made from fewer observations than this.
 const MIN_OBSERVATIONS: u32 = 8;
+/// Bound of how much others are believed to hold up a request.
+const MAX_STRETCH: f64 = 100.0;
+/// Refusals by an idle device, and nothing observed in between, after which the estimate is no longer believed.
+const MAX_DOUBTS: u32 = 8;
 
 /// `seconds = a + b * units`, fitted with decaying weights.
 #[derive(Clone, Copy, Debug, Default)]
@@ -57,22 +68,57 @@ pub struct CostModel {
     search: Line,
     prefill_tokens: usize,
     cohort_rows: usize,
+    /// How many times its own device time a request takes from its first launch to its last, others' launches in between.
+    stretch: f64,
+    doubts: u32,
 }
 
 impl CostModel {
     /// For launches of at most `prefill_tokens` tokens and `cohort_rows` beam rows.
     pub fn new(prefill_tokens: usize, cohort_rows: usize) -> CostModel {
-        CostModel { prefill: Line::default(), search: Line::default(), prefill_tokens, cohort_rows }
+        CostModel {
+            prefill: Line::default(),
+            search: Line::default(),
+            prefill_tokens,
+            cohort_rows,
+            stretch: 1.0,
+            doubts: 0,
+        }
     }
 
     /// A prefill batch of `tokens` took `elapsed`.
     pub fn observe_prefill(&mut self, elapsed: Duration, tokens: usize) {
         self.prefill.observe(elapsed, tokens);
+        self.doubts = 0;
     }
 
     /// A cohort's search over `rows` beam rows took `elapsed`.
     pub fn observe_search(&mut self, elapsed: Duration, rows: usize) {
         self.search.observe(elapsed, rows);
+        self.doubts = 0;
+    }
+
+    /// A request of `tokens` and `rows` took `elapsed` from its first launch to its last.
+    pub fn observe_request(&mut self, elapsed: Duration, tokens: usize, rows: usize) {
+        let alone = self.estimate(tokens, rows).as_secs_f64();
+        if alone > 0.0 {
+            let ratio = (elapsed.as_secs_f64() / alone).clamp(1.0, MAX_STRETCH);
+            // Up fast and down slowly: near the worst of late, because being a little late is being late.
+            self.stretch += (ratio - self.stretch) * if ratio > self.stretch { 0.2 } else { 0.02 };
+        }
+    }
+
+    /// Time from first launch to last of a request with `tokens` of prefill and `rows` beam rows left, among others.
+    pub fn estimate_among_others(&self, tokens: usize, rows: usize) -> Duration {
+        self.estimate(tokens, rows).mul_f64(self.stretch)
+    }
+
+    /// A request was refused on an estimate although the device had nothing to do.
+    pub fn doubt(&mut self) {
+        self.doubts += 1;
+        if self.doubts >= MAX_DOUBTS {
+            *self = CostModel::new(self.prefill_tokens, self.cohort_rows);
+        }
     }
 
     /// Device time that `tokens` of prefill and `rows` beam rows will take.
@@ -111,6 +157,31 @@ mod tests {
         let expected = 300e-6 * 2.0 + 10e-6 * 2000.0 + 1e-3 + 50e-6 * 128.0;
         let estimate = cost.estimate(2000, 128).as_secs_f64();
         assert!((estimate / expected - 1.0).abs() < 0.01, "{estimate} for {expected}");
+    }
+
+    #[test]
+    fn an_estimate_that_only_refuses_is_forgotten() {
+        let mut cost = fitted(&[100], &[32]);
+        (1..MAX_DOUBTS).for_each(|_| cost.doubt());
+        cost.observe_prefill(Duration::from_millis(1), 100);
+        (1..MAX_DOUBTS).for_each(|_| cost.doubt());
+        assert!(cost.estimate(100, 32) > Duration::ZERO, "evidence in between counts");
+        cost.doubt();
+        assert_eq!(cost.estimate(100, 32), Duration::ZERO);
+    }
+
+    #[test]
+    fn being_held_up_is_learnt_fast_and_forgotten_slowly() {
+        let mut cost = fitted(&[100], &[32]);
+        let alone = cost.estimate(100, 32);
+        assert_eq!(cost.estimate_among_others(100, 32), alone);
+        (0..20).for_each(|_| cost.observe_request(alone * 3, 100, 32));
+        let crowded = cost.estimate_among_others(100, 32);
+        assert!(crowded > alone * 29 / 10 && crowded <= alone * 3, "{crowded:?} for 3 times {alone:?}");
+        cost.observe_request(alone, 100, 32);
+        assert!(cost.estimate_among_others(100, 32) > alone * 28 / 10);
+        (0..300).for_each(|_| cost.observe_request(alone / 2, 100, 32));
+        assert!(cost.estimate_among_others(100, 32) < alone * 102 / 100);
     }
 
     #[test]

@@ -203,6 +203,7 @@ impl Engine {
                     decoder_prefix: prefix.to_vec(),
                 },
                 stats: Arc::clone(&stats),
+                clock: Box::new(Instant::now),
             },
             newcomers,
             to_host,
@@ -360,7 +361,9 @@ fn bring_in(host: &Host, arrival: Arrival, to_core: &Sender<Newcomer>) {
     }
     match resolve(request, &host.manifest, &host.catalog, &host.bounds) {
         // A send fails only when the engine thread is gone; the dropped ticket answers.
-        Ok(resolved) => drop(to_core.send(Newcomer { ticket, resolved, resolve: began.elapsed() })),
+        Ok(resolved) => {
+            drop(to_core.send(Newcomer { ticket, resolved, resolve: began.elapsed(), since: Instant::now() }))
+        }
         Err(refusal) => ticket.answer(Err(refusal)),
     }
 }
