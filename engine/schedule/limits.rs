@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+/// About 30 years: a deadline is an instant, and instants end.
+const LONGEST_DEADLINE: Duration = Duration::from_secs(1_000_000_000);
+
 /// Bounds of one engine. All counts are at least 1.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Limits {
@@ -24,6 +27,8 @@ pub struct Limits {
     pub max_cohorts: usize,
     /// Tokens in a decoder prefix (BOS and instructions).
     pub max_decoder_prefix: usize,
+    /// Items in the history of a request, unknown ones included: each costs a look-up.
+    pub max_history_items: usize,
     /// Items that one request may deny, its history included.
     pub max_denied_items: usize,
     /// Tokens in a KV page.
@@ -57,6 +62,7 @@ impl Default for Limits {
             max_cohort_rows: 1024,
             max_cohorts: 2,
             max_decoder_prefix: 16,
+            max_history_items: 20_000,
             max_denied_items: 20_000,
             page_tokens: 64,
             kv_bytes: 1 << 30,
@@ -84,28 +90,58 @@ impl Limits {
     /// # Errors
     /// A message naming the limit and what it must be.
     pub fn validate(&self) -> Result<(), String> {
+        const ANY: usize = u32::MAX as usize;
+        // Queues and slots are allocated at start; a beam's rank has 16 bits on the device.
         let counts = [
-            ("max_requests", self.max_requests),
-            ("max_sequences", self.max_sequences),
-            ("max_prompt_tokens", self.max_prompt_tokens),
-            ("max_beams", self.max_beams),
-            ("max_prefill_tokens", self.max_prefill_tokens),
-            ("max_cohort_rows", self.max_cohort_rows),
-            ("max_cohorts", self.max_cohorts),
-            ("max_decoder_prefix", self.max_decoder_prefix),
-            ("page_tokens", self.page_tokens),
-            ("max_frame_bytes", self.max_frame_bytes),
-            ("max_connections", self.max_connections),
-            ("max_in_flight_per_connection", self.max_in_flight_per_connection),
+            ("max_requests", self.max_requests, 1 << 20),
+            ("max_sequences", self.max_sequences, 1 << 16),
+            ("max_prompt_tokens", self.max_prompt_tokens, ANY),
+            ("max_beams", self.max_beams, 1 << 16),
+            ("max_prefill_tokens", self.max_prefill_tokens, ANY),
+            ("max_cohort_rows", self.max_cohort_rows, ANY),
+            ("max_cohorts", self.max_cohorts, 1 << 10),
+            ("max_decoder_prefix", self.max_decoder_prefix, 1 << 16),
+            ("page_tokens", self.page_tokens, 1 << 16),
+            ("max_frame_bytes", self.max_frame_bytes, ANY),
+            ("max_connections", self.max_connections, ANY),
+            ("max_in_flight_per_connection", self.max_in_flight_per_connection, ANY),
         ];
-        for (name, value) in counts {
+        for (name, value, most) in counts {
             if value == 0 {
                 return Err(format!("{name} is 0; it must be at least 1"));
             }
-            if value > u32::MAX as usize {
-                return Err(format!("{name} is {value}; it must fit 32 bits"));
+            if value > most {
+                return Err(format!("{name} is {value}; it must be at most {most}"));
+            }
+        }
+        for (name, time) in [("default_deadline", self.default_deadline), ("max_deadline", self.max_deadline)] {
+            if time.is_zero() || time > LONGEST_DEADLINE {
+                let most = LONGEST_DEADLINE.as_secs();
+                return Err(format!("{name} is {time:?}; it must be more than 0 and at most {most} s"));
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_that_others_cannot_rely_on_is_named() {
+        assert_eq!(Limits::default().validate(), Ok(()));
+        for (limits, name) in [
+            (Limits { max_requests: 0, ..Limits::default() }, "max_requests is 0"),
+            (Limits { max_requests: usize::MAX, ..Limits::default() }, "max_requests"),
+            // The device refuses the whole cohort of such a request.
+            (Limits { max_beams: 65_537, ..Limits::default() }, "max_beams is 65537; it must be at most 65536"),
+            // An instant cannot lie that far ahead.
+            (Limits { max_deadline: Duration::MAX, ..Limits::default() }, "max_deadline"),
+            (Limits { default_deadline: Duration::ZERO, ..Limits::default() }, "default_deadline"),
+        ] {
+            let told = limits.validate().unwrap_err();
+            assert!(told.contains(name), "{told}");
+        }
     }
 }

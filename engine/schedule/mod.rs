@@ -4,9 +4,11 @@
 //! a reply), and the engine thread in between, which owns all device state. They meet in bounded queues.
 
 mod answer;
+mod bring_up;
 mod core;
 mod cost;
 mod engine;
+mod host;
 mod limits;
 mod load;
 mod resolve;

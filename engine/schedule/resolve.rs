@@ -13,6 +13,8 @@ pub struct Bounds {
     pub max_prompt_tokens: usize,
     /// Widest beam.
     pub max_beams: usize,
+    /// Items in one history, unknown ones included.
+    pub max_history_items: usize,
     /// Items denied by one request, its history included when that is denied.
     pub max_denied_items: usize,
     /// Rows of the embedding table.
@@ -78,8 +80,14 @@ pub fn check(request: &Request, bounds: &Bounds) -> Result<(), Refusal> {
             }
             0
         }
-        History::Items(items) if request.deny_history => items.len(),
-        History::Items(_) => 0,
+        History::Items(items) => {
+            if items.len() > bounds.max_history_items {
+                let message =
+                    format!("the history has {} items; the limit is {}", items.len(), bounds.max_history_items);
+                return Err(Refusal::new(RefusalKind::TooLong, message));
+            }
+            if request.deny_history { items.len() } else { 0 }
+        }
     };
     let denied = request.deny.len() + history_items;
     if denied > bounds.max_denied_items {
@@ -103,6 +111,13 @@ pub fn resolve(
     catalog: &Arc<Catalog>,
     bounds: &Bounds,
 ) -> Result<Resolved, Refusal> {
+    // Nothing would be found by key, so a deny list would be ignored and what it names recommended.
+    let by_key = |items: &ItemRefs| matches!(items, ItemRefs::Keys(keys) if !keys.is_empty());
+    let history_by_key = matches!(&request.history, History::Items(items) if by_key(items));
+    if !catalog.has_keys() && (history_by_key || by_key(&request.deny)) {
+        let message = "this catalogue has no item keys: name items by numeric id";
+        return Err(Refusal::new(RefusalKind::Unsupported, message));
+    }
     let mut unknown_items = 0;
     let mut denied: Vec<ItemIndex> = look_up(catalog, &request.deny).flatten().collect();
     let tokens = match request.history {
@@ -123,6 +138,10 @@ pub fn resolve(
             if request.deny_history {
                 denied.extend(&known);
             }
+            too_long(prompt.rendered_tokens(known.len(), manifest), bounds)?;
+            // The template keeps the newest; of the others nobody needs to know the semantic ID.
+            let kept = known.len().min(prompt.max_items().unwrap_or(usize::MAX));
+            let known = &known[known.len() - kept..];
             let levels = catalog.levels();
             let mut sids = vec![0u16; known.len() * levels];
             for (item, sid) in known.iter().zip(sids.chunks_exact_mut(levels)) {
@@ -133,7 +152,6 @@ pub fn resolve(
                 // Catalogue and manifest were compared at start, so this names a fault of the export, not of the caller.
                 return Err(Refusal::new(RefusalKind::BadRequest, error.to_string()));
             }
-            too_long(tokens.len(), bounds)?;
             if tokens.is_empty() {
                 let message = "no item of the history is known and the prompt template adds no token";
                 return Err(Refusal::new(RefusalKind::BadRequest, message));
@@ -169,3 +187,6 @@ fn unknown(items: &ItemRefs, at: usize) -> Refusal {
     };
     Refusal::new(RefusalKind::UnknownItem, format!("items[{at}] = {name} is not in the catalogue"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::request::{Answer, Refusal, RefusalKind};
 
-/// Called with the answer, from any thread.
+/// Called with the answer, from any thread: it must not wait for anything, since the thread may be the engine's.
 pub type Done = Box<dyn FnOnce(Answer) + Send>;
 
 /// One accepted request's claim to an answer. Dropping it unanswered refuses the request, so that no path through the

@@ -3,7 +3,7 @@
 //! A scenario is a function of its seed; a failure names the seed, and `SIDEREAL_SEED=n` runs that one alone.
 
 pub mod fakes;
-mod scenario;
+pub mod scenario;
 mod tests;
 pub mod world;
 

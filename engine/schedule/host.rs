@@ -1,0 +1,104 @@
+//! The host thread: what a request needs before the device and after it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, select_biased};
+
+use crate::catalog::Catalog;
+use crate::export::Manifest;
+use crate::request::{Provenance, Recommendation, Request, StageTimings};
+use crate::schedule::answer;
+use crate::schedule::core::{Finished, Newcomer};
+use crate::schedule::resolve::{Bounds, resolve};
+use crate::schedule::ticket::Ticket;
+use crate::search::SearchPlan;
+
+/// A request on its way to be resolved.
+pub(super) struct Arrival {
+    pub ticket: Ticket,
+    pub request: Request,
+}
+
+/// What host work needs to know.
+pub(super) struct Host {
+    pub manifest: Manifest,
+    pub catalog: Arc<Catalog>,
+    pub bounds: Bounds,
+    pub plan: SearchPlan,
+    pub provenance: Provenance,
+}
+
+/// Resolves arrivals and turns finished searches into answers, until both queues are closed. Answers come first: they are
+/// late sooner, and there are never more of them than of arrivals.
+pub(super) fn serve_host(
+    host: &Host,
+    arrivals: Receiver<Arrival>,
+    to_core: Sender<Newcomer>,
+    finished: Receiver<Finished>,
+) {
+    let mut to_core = Some(to_core);
+    let mut arrivals = arrivals;
+    loop {
+        select_biased! {
+            recv(finished) -> message => match message {
+                Ok(finished) => finish(host, finished),
+                // The engine thread has ended. What it had not taken up is refused as its tickets drop.
+                Err(_) => return,
+            },
+            recv(arrivals) -> message => match message {
+                Ok(arrival) => {
+                    if let Some(to_core) = &to_core {
+                        bring_in(host, arrival, to_core);
+                    }
+                }
+                Err(_) => {
+                    // Draining: closing the engine's queue lets it end once it has answered everybody.
+                    to_core = None;
+                    arrivals = crossbeam_channel::never();
+                }
+            },
+        }
+    }
+}
+
+fn bring_in(host: &Host, arrival: Arrival, to_core: &Sender<Newcomer>) {
+    let began = Instant::now();
+    let Arrival { ticket, request } = arrival;
+    if let Some(refusal) = ticket.stopped(began, "before it was resolved") {
+        return ticket.answer(Err(refusal));
+    }
+    match resolve(request, &host.manifest, &host.catalog, &host.bounds) {
+        // A send fails only when the engine thread is gone; the dropped ticket answers.
+        Ok(resolved) => {
+            drop(to_core.send(Newcomer { ticket, resolved, resolve: began.elapsed(), since: Instant::now() }))
+        }
+        Err(refusal) => ticket.answer(Err(refusal)),
+    }
+}
+
+fn finish(host: &Host, finished: Finished) {
+    let began = Instant::now();
+    let Finished { ticket, resolved, beams, timings } = finished;
+    if let Some(refusal) = ticket.stopped(began, "when its search ended") {
+        return ticket.answer(Err(refusal));
+    }
+    let results = answer::results(&beams, &resolved, &host.plan, &host.catalog);
+    let microseconds = |duration: Duration| u32::try_from(duration.as_micros()).unwrap_or(u32::MAX);
+    let recommendation = Recommendation {
+        id: resolved.id,
+        results,
+        unknown_items: resolved.unknown_items,
+        prompt_tokens: resolved.tokens.len() as u32,
+        provenance: host.provenance.clone(),
+        timings: StageTimings {
+            resolve_us: microseconds(timings.resolve),
+            queue_us: microseconds(timings.queue),
+            prefill_us: microseconds(timings.prefill),
+            search_us: microseconds(timings.search),
+            expand_us: microseconds(began.elapsed()),
+            total_us: microseconds(ticket.arrived.elapsed()),
+        },
+    };
+    ticket.answer(Ok(recommendation));
+}
