@@ -82,6 +82,9 @@ pub struct LimitArgs {
     /// Beam rows of one cohort [default: 1024]
     #[arg(long, value_name = "N")]
     pub max_cohort_rows: Option<usize>,
+    /// Items in a request's history, before the newest are kept [default: 20000]
+    #[arg(long, value_name = "N")]
+    pub max_history_items: Option<usize>,
     /// Items that one request may deny, its history included [default: 20000]
     #[arg(long, value_name = "N")]
     pub max_denied_items: Option<usize>,
@@ -111,6 +114,7 @@ impl LimitArgs {
         set(&mut limits.max_beams, &self.max_beams);
         set(&mut limits.max_prefill_tokens, &self.max_prefill_tokens);
         set(&mut limits.max_cohort_rows, &self.max_cohort_rows);
+        set(&mut limits.max_history_items, &self.max_history_items);
         set(&mut limits.max_denied_items, &self.max_denied_items);
         set(&mut limits.kv_bytes, &self.kv_bytes);
         set(&mut limits.default_deadline, &self.default_deadline);

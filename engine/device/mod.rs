@@ -7,6 +7,8 @@
 //!   methods); after that no operation allocates device memory.
 //! * **Operations only enqueue.** Nothing but [`Device::read_beams`] waits. The CPU device happens to run an operation
 //!   before it returns; callers may not rely on that.
+//! * **Writes are ordered with operations.** A descriptor may be written while operations that read its former contents are
+//!   still enqueued, and a cohort may be given up without being read: a device orders writes behind what was enqueued.
 //! * **No operation argument varies by request.** Lengths, block tables, beam widths and bans live in device-resident
 //!   descriptors ([`SlotState`], [`TokenBatch`], [`Cohort`]), written by the `write_*` methods. Arguments are handles,
 //!   layer numbers, levels and steps, so that the sequence of calls for a lane and step can be captured once and replayed.
