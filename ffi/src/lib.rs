@@ -6,6 +6,6 @@ mod map;
 mod pages;
 mod sigbus;
 
-pub use map::{MapError, MappedFile};
+pub use map::{MapError, MappedFile, open_regular};
 pub use pages::Pages;
 pub use sigbus::install_sigbus_handler;

@@ -32,6 +32,20 @@ impl std::error::Error for MapError {
     }
 }
 
+/// Opens a regular file for reading. Opening a pipe would wait for its writer, so the kind is looked at first.
+///
+/// # Errors
+/// What the system says, or that `path` is no regular file.
+pub fn open_regular(path: &Path) -> std::io::Result<File> {
+    let regular = |metadata: std::fs::Metadata| {
+        if metadata.is_file() { Ok(()) } else { Err(std::io::Error::other("not a regular file")) }
+    };
+    regular(std::fs::metadata(path)?)?;
+    let file = File::open(path)?;
+    regular(file.metadata()?)?;
+    Ok(file)
+}
+
 /// A whole file, mapped read-only and shared. Dereferences to its bytes; an empty file gives an empty slice.
 #[derive(Debug)]
 pub struct MappedFile {
@@ -44,11 +58,8 @@ impl MappedFile {
     /// Maps the whole of `path`.
     pub fn open(path: &Path) -> Result<MappedFile, MapError> {
         let failed = |source| MapError { path: path.to_owned(), source };
-        let file = File::open(path).map_err(failed)?;
+        let file = open_regular(path).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
-        if !metadata.is_file() {
-            return Err(failed(std::io::Error::other("not a regular file")));
-        }
         if metadata.len() == 0 {
             return Ok(MappedFile { path: path.to_owned(), map: None, registration: None });
         }

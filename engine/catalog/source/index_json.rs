@@ -54,7 +54,7 @@ struct InfoLine {
 
 fn read_info(path: &Path) -> Result<HashMap<u64, InfoLine>, CatalogError> {
     let failed = |source| CatalogError::Io { action: "read", path: path.to_owned(), source };
-    let reader = BufReader::new(std::fs::File::open(path).map_err(failed)?);
+    let reader = BufReader::new(sidereal_ffi::open_regular(path).map_err(failed)?);
     let mut lines = HashMap::new();
     for (line, number) in reader.split(b'\n').zip(1u64..) {
         let place = Place { source: name_of(path), unit: Unit::Line, number };

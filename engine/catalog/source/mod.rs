@@ -8,10 +8,11 @@ mod index_json;
 mod json_lines;
 mod npy;
 
-use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use sidereal_ffi::open_regular;
 
 use super::builder::NewItem;
 use super::error::{Place, Unit};
@@ -63,7 +64,7 @@ impl SourceFormat {
             _ => {}
         }
         let mut head = Vec::new();
-        let file = File::open(path).and_then(|file| file.take(1 << 16).read_to_end(&mut head));
+        let file = open_regular(path).and_then(|file| file.take(1 << 16).read_to_end(&mut head));
         file.map_err(|source| CatalogError::Io { action: "read", path: path.to_owned(), source })?;
         let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&head).trim_ascii_start();
         let line = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
@@ -110,7 +111,7 @@ pub fn read_source(
         return Err(CatalogError::Malformed { place, field: None, reason });
     }
     let failed = |source| CatalogError::Io { action: "read", path: path.to_owned(), source };
-    let file = File::open(path).map_err(failed)?;
+    let file = open_regular(path).map_err(failed)?;
     let total = file.metadata().map_err(failed)?.len();
     let builder = match &options.codes {
         Some(codes) => CatalogBuilder::new(codes)?,
