@@ -6,7 +6,7 @@ mod cli_support;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use cli_support::{Ran, command, finish, golden_arg};
+use cli_support::{Ran, command, finish, golden, golden_arg};
 
 /// Runs a command that must end by itself within a generous time.
 fn ends(args: &[&str]) -> Ran {
@@ -37,4 +37,13 @@ fn a_pipe_is_no_catalogue() {
         ends(&["catalog", "build", "--from", pipe, "--out", &out]).exits(3).says("not a regular file").says(pipe);
         ends(&["catalog", "verify", pipe]).exits(3).says("not a regular file");
     }
+}
+
+#[test]
+fn a_secret_without_an_end_is_refused() {
+    let export = golden("t5-relu");
+    ends(&["serve", export.to_str().unwrap(), "--listen", "127.0.0.1:0", "--secret-file", "/dev/zero"])
+        .exits(3)
+        .says("/dev/zero")
+        .says("65536 bytes");
 }

@@ -1,6 +1,7 @@
 //! `sidereal serve`: an engine behind sockets, until it is told to drain.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,9 @@ use crate::serve::{Address, Server, ServerConfig, Service};
 
 /// How often a server that nobody stops is looked at.
 const WATCH: Duration = Duration::from_secs(1);
+
+/// Longest secret: a wrong file, or a device without an end, must not fill the memory.
+const MAX_SECRET_BYTES: u64 = 64 << 10;
 
 /// Serve an export over TCP and Unix sockets
 ///
@@ -109,9 +113,16 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     drain(server, engine, signal, args.drain_timeout)
 }
 
-/// A secret from its file.
+/// A secret from its file, which may be a pipe.
 fn read_secret(path: &Path) -> Result<Secret, Failure> {
-    let contents = std::fs::read(path).map_err(|error| Failure::read(path, &error))?;
+    let mut contents = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(MAX_SECRET_BYTES + 1).read_to_end(&mut contents));
+    read.map_err(|error| Failure::read(path, &error))?;
+    if contents.len() as u64 > MAX_SECRET_BYTES {
+        let told =
+            format!("{}: is longer than {MAX_SECRET_BYTES} bytes; is it the file of the secret?", path.display());
+        return Err(Failure::environment(told));
+    }
     Secret::from_text(&contents).map_err(|error| Failure::environment(format!("{}: {error}", path.display())))
 }
 
