@@ -6,7 +6,120 @@ mod cli_support;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use cli_support::{Ran, command, finish, golden, golden_arg};
+use cli_support::{Copy, Ran, command, finish, golden, golden_arg, sidereal, sidereal_with_input};
+use serde_json::{Value, json};
+
+/// Changes a JSON file of an export.
+fn edit(export: &Copy, file: &str, change: impl FnOnce(&mut Value)) {
+    let mut value: Value = serde_json::from_slice(&std::fs::read(export.path(file)).unwrap()).unwrap();
+    change(&mut value);
+    std::fs::write(export.path(file), value.to_string()).unwrap();
+}
+
+/// Small limits, so that a start is quick.
+const SMALL: [&str; 8] = ["--threads", "1", "--kv-bytes", "1MiB", "--max-prompt-tokens", "256", "--max-sequences", "2"];
+
+fn recommend(export: &str, more: &[&str]) -> Ran {
+    let input = "{\"id\":1,\"tokens\":[5,70,140,1],\"beams\":4,\"top\":4}\n";
+    sidereal_with_input(&[&["recommend", export, "--requests", "-"], &SMALL[..], more].concat(), input)
+}
+
+fn assert_plain(ran: &Ran) {
+    assert!(!ran.stderr.contains("panicked") && !ran.stderr.contains("allocation"), "{}", ran.stderr);
+}
+
+/// `check` and `recommend` both refuse, and both say `part`.
+#[track_caller]
+fn refused(golden: &str, file: &str, change: impl FnOnce(&mut Value), part: &str) {
+    let export = Copy::of(golden);
+    edit(&export, file, change);
+    for ran in [sidereal(&["check", export.arg(), "--skip-goldens"]), recommend(export.arg(), &[])] {
+        assert_plain(&ran);
+        ran.exits(1).says(part);
+    }
+}
+
+#[test]
+fn absurd_counts_are_refused_before_they_cost_memory() {
+    let huge = json!(1_000_000_000);
+    let set = |key: &'static str| {
+        let huge = huge.clone();
+        move |config: &mut Value| config[key] = huge
+    };
+    refused("t5-relu", "config.json", set("num_layers"), "`num_layers`");
+    refused("t5-relu", "config.json", set("num_decoder_layers"), "`num_decoder_layers`");
+    refused("qwen3-gqa", "config.json", set("num_hidden_layers"), "`num_hidden_layers`");
+}
+
+/// A distance beyond every prompt changes nothing but the buckets: no table of its length is made.
+#[test]
+fn a_huge_relative_distance_is_served() {
+    let export = Copy::of("t5-relu");
+    edit(&export, "config.json", |config| config["relative_attention_max_distance"] = json!(2_147_483_647));
+    let ran = recommend(export.arg(), &[]);
+    assert_plain(&ran);
+    assert_eq!(ran.exits(0).json_lines()[0]["results"].as_array().unwrap().len(), 4);
+}
+
+#[test]
+fn numbers_that_make_nonsense_of_every_score_are_refused() {
+    for epsilon in [json!(-1.0), json!(1e300)] {
+        refused("t5-relu", "config.json", |c| c["layer_norm_epsilon"] = epsilon.clone(), "layer_norm_epsilon");
+        refused("qwen3-gqa", "config.json", |c| c["rms_norm_eps"] = epsilon, "rms_norm_eps");
+    }
+    for theta in [json!(0), json!(-5.0), json!(1e-300), json!(1e300)] {
+        refused(
+            "qwen3-gqa",
+            "config.json",
+            |c| c["rope_parameters"]["rope_theta"] = theta,
+            "rope_parameters.rope_theta",
+        );
+    }
+}
+
+/// What the family does not compute is refused, never computed as something else.
+#[test]
+fn what_qwen3_does_not_serve_is_refused_by_name() {
+    let cases: [(&str, Value, &str); 8] = [
+        ("layer_types", json!(["full_attention", "sliding_attention"]), "layer_types"),
+        ("layer_types", json!(["full_attention"]), "`layer_types`: 1 types for num_hidden_layers = 2"),
+        (
+            "rope_parameters",
+            json!({"rope_theta": 1e4, "rope_type": "yarn", "factor": 4.0}),
+            "rope_parameters.rope_type",
+        ),
+        ("rope_parameters", json!({"rope_theta": 1e4, "type": "linear", "factor": 4.0}), "rope_parameters.type"),
+        ("rope_parameters", json!({"rope_theta": 1e4, "partial_rotary_factor": 0.5}), "partial_rotary_factor"),
+        ("rope_parameters", json!({"full_attention": {"rope_theta": 1e6}}), "rope_parameters.full_attention"),
+        ("partial_rotary_factor", json!(0.25), "partial_rotary_factor"),
+        ("rope_scaling", json!({"type": "linear", "factor": 2.0}), "`rope_scaling`"),
+    ];
+    for (key, value, part) in cases {
+        refused("qwen3-gqa", "config.json", |config| config[key] = value, part);
+    }
+}
+
+/// transformers 5.x takes the base from the top level where `rope_parameters` has none.
+#[test]
+fn the_rope_base_may_stand_at_top_level() {
+    let results = |change: &dyn Fn(&mut Value)| {
+        let export = Copy::of("qwen3-gqa");
+        edit(&export, "config.json", change);
+        recommend(export.arg(), &[]).exits(0).json_lines()[0]["results"].clone()
+    };
+    let nested = results(&|config| config["rope_parameters"]["rope_theta"] = json!(3.0));
+    let split = results(&|config| {
+        config["rope_parameters"] = json!({"rope_type": "default"});
+        config["rope_theta"] = json!(3.0);
+    });
+    let old = results(&|config| {
+        config["rope_parameters"] = json!(null);
+        config["rope_theta"] = json!(3.0);
+    });
+    assert_eq!(nested, split);
+    assert_eq!(nested, old);
+    assert_ne!(nested, results(&|_| {}));
+}
 
 /// Runs a command that must end by itself within a generous time.
 fn ends(args: &[&str]) -> Ran {

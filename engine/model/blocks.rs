@@ -3,6 +3,7 @@
 use crate::device::{
     Activation, Device, DeviceError, Dtype, Epilogue, Linear, LinearArgs, NormArgs, Rows, Tensor, Vector,
 };
+use crate::export::{ConfigReader, Export};
 use crate::model::ModelError;
 
 /// Widths of a workspace.
@@ -87,6 +88,26 @@ pub(super) fn linear(
     epilogue: Epilogue,
 ) -> Result<(), DeviceError> {
     device.linear(&LinearArgs { rows, x, weight, out, epilogue })
+}
+
+/// The epsilon of a norm.
+pub(super) fn epsilon(config: &ConfigReader, key: &str) -> Result<f32, ModelError> {
+    let epsilon = config.float_or(key, 1e-6)?;
+    if !(0.0..=1.0).contains(&epsilon) {
+        return Err(config.unsupported(key, "a norm needs a number from 0 to 1").into());
+    }
+    Ok(epsilon as f32)
+}
+
+/// Refuses more layers than there are tensors. Every layer has its own, and their names are listed before they are looked
+/// for: an absurd count must not become a list of billions.
+pub(super) fn check_layers(export: &Export, key: &str, layers: usize) -> Result<(), ModelError> {
+    let tensors = export.weights().names().count();
+    if layers > tensors {
+        let detail = format!("{layers} layers cannot be in weights of {tensors} tensors");
+        return Err(export.config().contradiction(key, detail).into());
+    }
+    Ok(())
 }
 
 /// The activation that Hugging Face calls `name`.

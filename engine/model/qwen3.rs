@@ -8,8 +8,8 @@ use crate::device::{
     KvTarget, Linear, LinearSource, Mask, OwnKeys, OwnShape, OwnSlab, Rope, RopeSource, Rows, Segment, SharedKeys,
     Tensor, TokenLane, Vector, WriteKvArgs,
 };
-use crate::export::Export;
-use crate::model::blocks::{FeedForward, Widths, Workspace, activation, linear, norm};
+use crate::export::{ConfigReader, Export};
+use crate::model::blocks::{FeedForward, Widths, Workspace, activation, check_layers, epsilon, linear, norm};
 use crate::model::{Capacity, CohortLanes, Description, Family, Model, ModelError, TensorSpec};
 
 /// The family's entry in [`super::FAMILIES`].
@@ -41,20 +41,16 @@ impl Config {
         if config.flag_or("use_sliding_window", false)? {
             return Err(refuse("use_sliding_window", "true".into(), "sliding-window attention is not served"));
         }
-        // transformers 5.x nests RoPE's settings, 4.x has them at top level.
-        let (rope_theta, rope_type) = match config.object("rope_parameters")? {
-            Some(rope) => (rope.float_or("rope_theta", 10_000.0)?, rope.text_or("rope_type", "default")?.to_owned()),
-            None => {
-                let scaling = config.object("rope_scaling")?;
-                let rope_type = match &scaling {
-                    Some(scaling) => scaling.text_or("rope_type", scaling.text_or("type", "default")?)?.to_owned(),
-                    None => "default".to_owned(),
-                };
-                (config.float_or("rope_theta", 10_000.0)?, rope_type)
+        let layers = config.count("num_hidden_layers")?;
+        check_layers(export, "num_hidden_layers", layers)?;
+        if let Some(types) = config.texts("layer_types")? {
+            if types.len() != layers {
+                let detail = format!("{} types for num_hidden_layers = {layers}", types.len());
+                return Err(config.contradiction("layer_types", detail).into());
             }
-        };
-        if rope_type != "default" {
-            return Err(refuse("rope_type", format!("{rope_type:?}"), "only unscaled RoPE is served for this family"));
+            if let Some(other) = types.iter().find(|name| *name != "full_attention") {
+                return Err(refuse("layer_types", format!("[.., {other:?}, ..]"), "only full_attention is served"));
+            }
         }
         let heads = config.count("num_attention_heads")?;
         let hidden = config.count("hidden_size")?;
@@ -65,10 +61,10 @@ impl Config {
             kv_heads: config.count_or("num_key_value_heads", heads)?,
             head_dim: config.count_or("head_dim", hidden / heads)?,
             inner: config.count("intermediate_size")?,
-            layers: config.count("num_hidden_layers")?,
-            eps: config.float_or("rms_norm_eps", 1e-6)? as f32,
+            layers,
+            eps: epsilon(config, "rms_norm_eps")?,
             activation: activation("qwen3", "hidden_act", config.text_or("hidden_act", "silu")?)?,
-            rope_theta,
+            rope_theta: rope_theta(config)?,
             max_positions: config.count_or("max_position_embeddings", 32_768)?,
             tied: config.flag_or("tie_word_embeddings", false)?,
         };
@@ -81,6 +77,43 @@ impl Config {
         }
         Ok(config)
     }
+}
+
+/// RoPE's base. transformers 5.x nests RoPE's settings in `rope_parameters`, and takes from the top level what is not there;
+/// 4.x has the base at top level and the rest in `rope_scaling`. Only unscaled RoPE over whole heads is served, the same in
+/// all layers.
+fn rope_theta(config: &ConfigReader) -> Result<f64, ModelError> {
+    let nested = match (config.object("rope_parameters")?, config.object("rope_scaling")?) {
+        (Some(_), Some(_)) => {
+            return Err(config.contradiction("rope_scaling", "rope_parameters is there too; keep one of them").into());
+        }
+        (nested, None) | (None, nested) => nested,
+    };
+    for rope in nested.iter().chain([config]) {
+        if rope.float_or("partial_rotary_factor", 1.0)? != 1.0 {
+            return Err(rope.unsupported("partial_rotary_factor", "RoPE over whole heads (1.0) is served").into());
+        }
+    }
+    if let Some(rope) = &nested {
+        // 4.x wrote `type` before it was called `rope_type`.
+        for key in ["rope_type", "type"] {
+            if rope.text_or(key, "default")? != "default" {
+                return Err(rope.unsupported(key, "only unscaled RoPE is served for this family").into());
+            }
+        }
+        // Some families have a RoPE for each type of layer.
+        for layers in ["full_attention", "sliding_attention"] {
+            if rope.has(layers) {
+                return Err(rope.unsupported(layers, "one RoPE for all layers is served").into());
+            }
+        }
+    }
+    let holder = nested.as_ref().filter(|rope| rope.has("rope_theta")).unwrap_or(config);
+    let theta = holder.float_or("rope_theta", 10_000.0)?;
+    if !(1.0..=f64::from(f32::MAX)).contains(&theta) {
+        return Err(holder.unsupported("rope_theta", "a base of at least 1, within f32, is needed").into());
+    }
+    Ok(theta)
 }
 
 const TABLE: &str = "model.embed_tokens.weight";

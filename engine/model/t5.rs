@@ -11,7 +11,7 @@ use crate::device::{
     SharedKeys, Tensor, TokenLane, Vector, WriteKvArgs,
 };
 use crate::export::Export;
-use crate::model::blocks::{FeedForward, Widths, Workspace, activation, linear, norm};
+use crate::model::blocks::{FeedForward, Widths, Workspace, activation, check_layers, epsilon, linear, norm};
 use crate::model::{Capacity, CohortLanes, Description, Family, Model, ModelError, TensorSpec};
 
 /// The family's entry in [`super::FAMILIES`].
@@ -47,6 +47,9 @@ impl Config {
             None => (false, projection),
         };
         let tied = config.flag_or("tie_word_embeddings", true)?;
+        let decoder_layers = config.count_or("num_decoder_layers", encoder_layers)?;
+        check_layers(export, "num_layers", encoder_layers)?;
+        check_layers(export, "num_decoder_layers", decoder_layers)?;
         Ok(Config {
             vocabulary: config.count("vocab_size")?,
             hidden: config.count("d_model")?,
@@ -54,10 +57,10 @@ impl Config {
             head_dim: config.count("d_kv")?,
             inner: config.count("d_ff")?,
             encoder_layers,
-            decoder_layers: config.count_or("num_decoder_layers", encoder_layers)?,
+            decoder_layers,
             buckets: config.count_or("relative_attention_num_buckets", 32)?,
             max_distance: config.count_or("relative_attention_max_distance", 128)?,
-            eps: config.float_or("layer_norm_epsilon", 1e-6)? as f32,
+            eps: epsilon(config, "layer_norm_epsilon")?,
             gated,
             activation: activation("t5", "feed_forward_proj", name)?,
             scale_outputs: config.flag_or("scale_decoder_outputs", tied)?,
@@ -163,13 +166,14 @@ fn bucket(relative: i64, bidirectional: bool, buckets: usize, max_distance: usiz
     (bucket + within) as usize
 }
 
-/// Bucketed weights `[buckets, heads]` spread out by distance. Beyond `max_distance` every distance shares a bucket.
-fn bias_by_distance(weights: &[f32], config: &Config, bidirectional: bool) -> RelativeBiasSource {
-    let (heads, max) = (config.heads, config.max_distance);
+/// Bucketed weights `[buckets, heads]` spread out by distance. Beyond `max_distance` every distance shares a bucket, and
+/// beyond `longest`, the longest sequence that is planned for, there is none.
+fn bias_by_distance(weights: &[f32], config: &Config, bidirectional: bool, longest: usize) -> RelativeBiasSource {
+    let (heads, max) = (config.heads, config.max_distance.min(longest));
     let mut by_distance = Vec::with_capacity(heads * (2 * max + 1));
     for head in 0..heads {
         for relative in -(max as i64)..=max as i64 {
-            let bucket = bucket(relative, bidirectional, config.buckets, max);
+            let bucket = bucket(relative, bidirectional, config.buckets, config.max_distance);
             by_distance.push(weights[bucket * heads + head]);
         }
     }
@@ -289,9 +293,9 @@ impl Loader<'_> {
         })
     }
 
-    fn bias(&mut self, name: &str, bidirectional: bool) -> Result<RelativeBias, ModelError> {
+    fn bias(&mut self, name: &str, bidirectional: bool, longest: usize) -> Result<RelativeBias, ModelError> {
         let weights = self.export.weights().tensor(name)?.to_f32();
-        Ok(self.device.relative_bias(&bias_by_distance(&weights, self.config, bidirectional))?)
+        Ok(self.device.relative_bias(&bias_by_distance(&weights, self.config, bidirectional, longest))?)
     }
 }
 
@@ -349,10 +353,10 @@ fn load(export: &Export, device: &mut dyn Device, capacity: &Capacity) -> Result
         table,
         encoder,
         encoder_norm: loader.vector("encoder.final_layer_norm.weight", 1.0)?,
-        encoder_bias: loader.bias(ENCODER_BIAS, true)?,
+        encoder_bias: loader.bias(ENCODER_BIAS, true, capacity.prompt_tokens)?,
         decoder,
         decoder_norm: loader.vector("decoder.final_layer_norm.weight", scale)?,
-        decoder_bias: loader.bias(DECODER_BIAS, false)?,
+        decoder_bias: loader.bias(DECODER_BIAS, false, capacity.prefix_tokens + capacity.own_steps)?,
         history,
         prefix,
         own,
@@ -542,5 +546,33 @@ mod tests {
         assert_eq!(bidirectional, [15, 15, 15, 10, 8, 7, 1, 0, 17, 23, 24, 26, 31, 31]);
         let causal: Vec<usize> = [-200, -64, -20, -16, -15, -1, 0, 5].map(|r| bucket(r, false, 32, 128)).to_vec();
         assert_eq!(causal, [31, 26, 17, 16, 15, 1, 0, 0]);
+    }
+
+    #[test]
+    fn a_bias_table_ends_with_the_longest_sequence() {
+        let config = |max_distance| Config {
+            vocabulary: 1,
+            hidden: 1,
+            heads: 2,
+            head_dim: 1,
+            inner: 1,
+            encoder_layers: 1,
+            decoder_layers: 1,
+            buckets: 32,
+            max_distance,
+            eps: 0.0,
+            gated: false,
+            activation: crate::device::Activation::Relu,
+            scale_outputs: true,
+        };
+        let weights: Vec<f32> = (0..64u8).map(f32::from).collect();
+        let whole = bias_by_distance(&weights, &config(128), true, 500);
+        assert_eq!((whole.max_distance, whole.by_distance.len()), (128, 2 * 257));
+        let cut = bias_by_distance(&weights, &config(128), true, 40);
+        assert_eq!(cut.max_distance, 40);
+        assert_eq!(cut.by_distance[..81], whole.by_distance[128 - 40..=128 + 40]);
+        assert_eq!(cut.by_distance[81..], whole.by_distance[257 + 128 - 40..=257 + 128 + 40]);
+        // A distance that nobody can reach costs no memory.
+        assert_eq!(bias_by_distance(&weights, &config((1 << 31) - 1), false, 40).by_distance.len(), 2 * 81);
     }
 }
