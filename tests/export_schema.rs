@@ -98,6 +98,7 @@ fn mutations(value: &Value) -> Vec<Value> {
         json!([]),
         json!([1]),
         json!([1, 1]),
+        json!(vec![1; 65]),
         json!([-1]),
         json!({}),
         json!({"first": 1}),

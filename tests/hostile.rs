@@ -49,6 +49,8 @@ fn absurd_counts_are_refused_before_they_cost_memory() {
     refused("t5-relu", "config.json", set("num_layers"), "`num_layers`");
     refused("t5-relu", "config.json", set("num_decoder_layers"), "`num_decoder_layers`");
     refused("qwen3-gqa", "config.json", set("num_hidden_layers"), "`num_hidden_layers`");
+    refused("t5-relu", "sidereal.json", |m| m["end"] = json!({"tokens": vec![1; 65], "scored": true}), "1 to 64 token");
+    refused("t5-relu", "sidereal.json", |m| m["decoder_prefix"] = json!(vec![0; 17]), "17 tokens");
 }
 
 /// A distance beyond every prompt changes nothing but the buckets: no table of its length is made.

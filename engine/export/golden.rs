@@ -13,6 +13,10 @@ pub const GOLDEN_CASES: &str = "golden/cases.jsonl";
 /// Longest file of cases. Each line is also bound by the limit of a JSON file.
 const MAX_BYTES: u64 = 256 << 20;
 
+/// Most tokens and beams of a case: the engine that runs the cases plans memory for the largest.
+const MAX_TOKENS: usize = 1 << 16;
+const MAX_BEAMS: u64 = 1 << 16;
+
 /// One case.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GoldenCase {
@@ -67,13 +71,13 @@ fn case(node: &Node<'_>, manifest: &Manifest) -> Result<GoldenCase, ExportError>
     node.object(&["id", "tokens", "beams", "score", "results", "forced", "reference"])?;
     let tokens_node = node.require("tokens", "the prompt's token ids")?;
     let tokens = tokens_node.tokens()?;
-    if tokens.is_empty() {
-        return Err(tokens_node.wrong("a list of at least one token id"));
+    if !(1..=MAX_TOKENS).contains(&tokens.len()) {
+        return Err(tokens_node.wrong(format!("a list of 1 to {MAX_TOKENS} token ids")));
     }
     let score = node.require("score", "the score mode")?;
     let mode = ScoreMode::from_name(score.text("the score mode")?).filter(|mode| *mode == manifest.score());
     let mode = mode.ok_or_else(|| score.wrong(format!("{:?}, as in the manifest", manifest.score().name())))?;
-    let beams = node.require("beams", "the beam width")?.whole(1, u64::from(u32::MAX), "the beam width")? as usize;
+    let beams = node.require("beams", "the beam width")?.whole(1, MAX_BEAMS, "the beam width")? as usize;
     Ok(GoldenCase {
         id: node.require("id", "a number")?.whole(0, u64::MAX, "the case's number")?,
         tokens,
@@ -182,8 +186,11 @@ mod tests {
     fn errors_name_line_and_field() {
         let good = r#"{"id":1,"tokens":[5],"beams":2,"score":"full_then_mask","results":[{"sid":[1,2],"score":-1}]}"#;
         assert!(read(good).is_ok());
+        let endless: &str = &format!("\"tokens\":[5{}]", ",5".repeat(MAX_TOKENS));
         let cases = [
             ("\"tokens\":[5]", "\"tokens\":[]", "`tokens`"),
+            ("\"tokens\":[5]", endless, "1 to 65536 token ids"),
+            ("\"beams\":2", "\"beams\":65537", "`beams`"),
             ("\"tokens\":[5]", "\"tokens\":[5,-1]", "`tokens[1]`"),
             ("\"beams\":2", "\"beams\":0", "`beams`"),
             ("\"beams\":2,", "", "`beams` is missing"),

@@ -17,6 +17,9 @@ const ROOT: [&str; 10] =
 const MAX_NAME_CHARS: usize = 128;
 /// Beyond this, length ^ penalty only loses digits: 16 tokens to the 16th are 2^64.
 const MAX_LENGTH_PENALTY: f64 = 16.0;
+
+/// Most end tokens: each scored one is a step of every search, with memory of its own.
+const MAX_END_TOKENS: usize = 64;
 /// Longest `max_items`.
 const MAX_ITEMS: u64 = 1 << 20;
 
@@ -140,7 +143,11 @@ fn some_tokens(node: &Node<'_>) -> Result<Vec<u32>, ExportError> {
 
 fn end(node: &Node<'_>, score: ScoreMode) -> Result<End, ExportError> {
     node.object(&["tokens", "scored"])?;
-    let tokens = some_tokens(&node.require("tokens", "a list of at least one token id")?)?;
+    let list = node.require("tokens", "a list of at least one token id")?;
+    let tokens = some_tokens(&list)?;
+    if tokens.len() > MAX_END_TOKENS {
+        return Err(list.wrong(format!("a list of 1 to {MAX_END_TOKENS} token ids")));
+    }
     let scored = match node.get("scored") {
         None => false,
         Some(scored) => {

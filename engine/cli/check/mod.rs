@@ -16,7 +16,7 @@ use crate::cli::style::{self, Style};
 use crate::cli::{Failure, units};
 use crate::export::{CONFIG, ConfigReader, Export, ExportError, LevelTokens, MANIFEST, Manifest, Weights};
 use crate::model::{self, Description};
-use crate::schedule::open_catalog;
+use crate::schedule::{Limits, open_catalog};
 use crate::search::SearchPlan;
 
 use report::{Part, Report};
@@ -184,6 +184,16 @@ fn check_tokens(manifest: &Manifest, description: &Description, report: &mut Rep
                 ),
             );
         }
+    }
+    let (prefix, longest) = (manifest.decoder_prefix().map_or(0, <[u32]>::len), Limits::default().max_decoder_prefix);
+    if prefix > longest {
+        report.bad(
+            Part::Tokens,
+            format!(
+                "{}: `decoder_prefix` has {prefix} tokens; at most {longest} are served",
+                manifest.path().display()
+            ),
+        );
     }
     if report.is_bad(Part::Tokens) {
         return;
