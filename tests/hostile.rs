@@ -162,3 +162,65 @@ fn a_secret_without_an_end_is_refused() {
         .says("/dev/zero")
         .says("65536 bytes");
 }
+
+/// Overwrites f32 elements of a tensor of `model.safetensors`, from `first` on.
+fn poison(export: &Copy, tensor: &str, first: usize, count: usize) {
+    let path = export.path("model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let header_end = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..header_end]).unwrap();
+    let begin = header_end + header[tensor]["data_offsets"][0].as_u64().unwrap() as usize + 4 * first;
+    for element in bytes[begin..][..4 * count].chunks_exact_mut(4) {
+        element.copy_from_slice(&f32::NAN.to_le_bytes());
+    }
+    std::fs::write(&path, bytes).unwrap();
+}
+
+/// A NaN in the weights must not come out as a ranking of the trie's first entries.
+#[test]
+fn scores_that_are_not_finite_are_no_answer() {
+    let export = Copy::of("t5-relu");
+    poison(&export, "decoder.final_layer_norm.weight", 0, 1);
+    let ran = recommend(export.arg(), &[]);
+    assert_plain(&ran);
+    assert!(ran.stdout.contains("DEVICE_FAILED") && ran.stdout.contains("not finite"), "{}", ran.stdout);
+    ran.exits(1);
+}
+
+/// A request whose prompt meets a NaN fails alone: those in its batch, and those that get its pages next, are unharmed.
+#[test]
+fn a_nan_stays_with_the_request_that_met_it() {
+    let export = Copy::of("t5-gated");
+    let manifest: Value = serde_json::from_slice(&std::fs::read(export.path("sidereal.json")).unwrap()).unwrap();
+    let used = manifest["sid"]["levels"].to_string() + &manifest["decoder_prefix"].to_string();
+    let used: Vec<u32> = used.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect();
+    // An untied export: this row of the table is read for this token of a prompt only.
+    let bad = (0..80).rev().find(|token| !used.contains(token)).unwrap();
+    let good = (0..80).find(|token| used.contains(token)).unwrap();
+    let line =
+        |id: usize, token: u32| format!("{{\"id\":{id},\"tokens\":[{good},{token},{good}],\"beams\":8,\"top\":8}}\n");
+    let input: String = (0..24).map(|id| line(id, if id % 3 == 0 { bad } else { good })).collect();
+    let run = || sidereal_with_input(&[&["recommend", export.arg(), "--requests", "-"], &SMALL[..]].concat(), &input);
+    let results = |ran: &Ran| -> Vec<Value> {
+        let lines = ran.stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines
+            .map(
+                |reply| {
+                    if reply["error"].is_null() { reply["results"].clone() } else { reply["error"]["kind"].clone() }
+                },
+            )
+            .collect()
+    };
+    let clean = results(&run());
+    poison(&export, "shared.weight", 32 * bad as usize, 32);
+    let poisoned = results(&run());
+    assert_eq!((clean.len(), poisoned.len()), (24, 24));
+    for (id, (clean, poisoned)) in clean.iter().zip(&poisoned).enumerate() {
+        assert!(clean.is_array(), "{clean}");
+        if id % 3 == 0 {
+            assert_eq!(*poisoned, json!("DEVICE_FAILED"), "request {id}");
+        } else {
+            assert_eq!(clean, poisoned, "request {id}");
+        }
+    }
+}

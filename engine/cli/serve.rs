@@ -63,7 +63,7 @@ pub struct SocketLimitArgs {
     /// Open connections [default: 1024]
     #[arg(long, value_name = "N")]
     pub max_connections: Option<usize>,
-    /// Requests in flight on one connection [default: 1024]
+    /// Requests in flight on one connection [default: 256]
     #[arg(long, value_name = "N")]
     pub max_in_flight_per_connection: Option<usize>,
     /// A connection with nothing in flight is closed after this long [default: 600s]

@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, Sender, select_biased};
 
 use crate::catalog::Catalog;
 use crate::export::Manifest;
-use crate::request::{Provenance, Recommendation, Request, StageTimings};
+use crate::request::{Provenance, Recommendation, RefusalKind, Request, StageTimings};
 use crate::schedule::answer;
 use crate::schedule::core::{Finished, Newcomer};
 use crate::schedule::resolve::{Bounds, resolve};
@@ -82,6 +82,15 @@ fn finish(host: &Host, finished: Finished) {
     let Finished { ticket, resolved, beams, timings } = finished;
     if let Some(refusal) = ticket.stopped(began, "when its search ended") {
         return ticket.answer(Err(refusal));
+    }
+    // A healthy log-softmax is finite. What is not must not pass for a ranking: it would be the trie's first entries.
+    if let Some(beam) = beams.iter().find(|beam| !beam.score.is_finite()) {
+        let message = format!(
+            "the model gave a score of {}: its weights hold or produce numbers that are not finite; `sidereal check` the \
+             export",
+            beam.score
+        );
+        return ticket.refuse(RefusalKind::DeviceFailed, message);
     }
     let results = answer::results(&beams, &resolved, &host.plan, &host.catalog);
     let microseconds = |duration: Duration| u32::try_from(duration.as_micros()).unwrap_or(u32::MAX);

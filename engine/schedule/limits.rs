@@ -43,7 +43,7 @@ pub struct Limits {
     pub max_frame_bytes: usize,
     /// Open connections.
     pub max_connections: usize,
-    /// Requests in flight on one connection.
+    /// Requests in flight on one connection; fewer than `max_requests`, so that one caller cannot take the whole queue.
     pub max_in_flight_per_connection: usize,
     /// A connection with nothing in flight and nothing arriving is closed after this long.
     pub idle_timeout: Duration,
@@ -70,7 +70,7 @@ impl Default for Limits {
             max_deadline: Duration::from_secs(600),
             max_frame_bytes: 4 << 20,
             max_connections: 1024,
-            max_in_flight_per_connection: 1024,
+            max_in_flight_per_connection: 256,
             idle_timeout: Duration::from_secs(600),
             stall_timeout: Duration::from_secs(10),
         }
