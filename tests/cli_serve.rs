@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use cli_support::{Ran, command, finish, golden_arg, sidereal};
+use cli_support::{Copy, Ran, command, finish, golden_arg, sidereal};
 use serde_json::{Value, json};
 use sidereal::client::{Client, ClientOptions};
 use sidereal::request::{History, ItemRefs, RefusalKind, Request};
@@ -21,8 +21,11 @@ struct Serving {
 
 impl Serving {
     fn start(args: &[&str]) -> Serving {
-        let export = golden_arg("t5-relu");
-        let mut all = vec!["serve", &export, "--json", "--threads", "1", "--log-format", "json"];
+        Serving::of(&golden_arg("t5-relu"), args)
+    }
+
+    fn of(export: &str, args: &[&str]) -> Serving {
+        let mut all = vec!["serve", export, "--json", "--threads", "1", "--log-format", "json"];
         all.extend(args);
         let mut child = command(&all).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
@@ -66,6 +69,19 @@ impl Drop for Serving {
 
 fn request(id: u64) -> Request {
     Request::new(id, History::Items(ItemRefs::Ids(vec![12069, 23326, 12069])), 64, 5)
+}
+
+/// Design section 3: a mapped file that shrinks is the one fault that ends the process, and it is named.
+#[test]
+fn a_mapped_file_that_shrinks_ends_the_process_by_name() {
+    let export = Copy::of("t5-relu");
+    let server = Serving::of(export.arg(), &["--listen", "127.0.0.1:0"]);
+    let mut client = server.connect(0, None);
+    assert!(client.recommend(&request(0)).unwrap().is_ok());
+    std::fs::File::options().write(true).open(export.path("model.safetensors")).unwrap().set_len(0).unwrap();
+    assert!(client.recommend(&request(1)).is_err(), "the embedding table is read where it is mapped");
+    let ran = server.finish().exits(3);
+    assert!(ran.stderr.contains("model.safetensors") && ran.stderr.contains("shrank"), "{}", ran.stderr);
 }
 
 #[test]
