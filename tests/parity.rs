@@ -1,19 +1,23 @@
-//! Parity with Hugging Face `transformers` (design section 6): every golden export, through the whole engine.
+//! Parity with Hugging Face `transformers` (design section 6): every golden export and the demo's, which is trained, through
+//! the whole engine.
 //!
 //! f32: every score within 1e-4 and identical lists, on every export.
 //!
 //! bf16: scores within 0.15 on entries of both lists and a mean list overlap of at least 95% on the exports made for it, whose
-//! names end in `-bf16`. The others have random weights with peaked attention, where rounding to bf16 alone moves scores by up
-//! to 0.38: there the deltas are held to what rounding alone does, which transformers computed (`golden/bf16.json`; the reasoning
-//! is in tests/goldens/README.md), and the overlap over all cases to 95%.
+//! names end in `-bf16`, and on the demo's. The others have random weights with peaked attention, where rounding to bf16 alone
+//! moves scores by up to 0.38: there the deltas are held to what rounding alone does, which transformers computed
+//! (`golden/bf16.json`; the reasoning is in tests/goldens/README.md), and the overlap over all cases to 95%.
 
 mod common;
 
-use common::{engine, golden, golden_names, prompt_request, small_limits};
+use std::path::{Path, PathBuf};
+
+use common::{demo_export, engine, golden, golden_names, prompt_request, small_limits};
 use sidereal::device::Dtype;
 use sidereal::export::{Comparer, Export, ListEntry};
 use sidereal::request::Recommendation;
 
+const DEMO: &str = "the demo";
 const F32_TOLERANCE: f32 = 1e-4;
 const BF16_TOLERANCE: f32 = 0.15;
 const BF16_OVERLAP: f64 = 0.95;
@@ -26,12 +30,17 @@ fn entries(answer: &Recommendation) -> Vec<ListEntry> {
     answer.results.iter().map(|r| ListEntry { sid: r.sid.clone(), score: r.score }).collect()
 }
 
+/// (name, folder) of every export with goldens: random weights by name, then the trained ones of the demo.
+fn exports() -> Vec<(String, PathBuf)> {
+    let random = golden_names().into_iter().map(|name| (name.clone(), golden(&name)));
+    random.chain([(DEMO.to_owned(), demo_export())]).collect()
+}
+
 /// Runs every case of an export; calls `judge` with (case id, beams, expected, got).
-fn run(name: &str, dtype: Dtype, mut judge: impl FnMut(u64, usize, &[ListEntry], &[ListEntry])) {
-    let path = golden(name);
-    let cases = Export::open(&path).unwrap().goldens().unwrap().expect("a golden export has cases");
+fn run(path: &Path, dtype: Dtype, mut judge: impl FnMut(u64, usize, &[ListEntry], &[ListEntry])) {
+    let cases = Export::open(path).unwrap().goldens().unwrap().expect("a golden export has cases");
     assert!(!cases.is_empty());
-    let engine = engine(&path, dtype, 2, small_limits());
+    let engine = engine(path, dtype, 2, small_limits());
     for case in cases {
         let answer = engine.recommend(prompt_request(case.id, case.tokens, case.beams as u32)).unwrap();
         judge(case.id, case.beams, &case.results, &entries(&answer));
@@ -41,8 +50,8 @@ fn run(name: &str, dtype: Dtype, mut judge: impl FnMut(u64, usize, &[ListEntry],
 #[test]
 fn f32_equals_transformers() {
     let mut worst = 0.0f32;
-    for name in golden_names() {
-        run(&name, Dtype::F32, |id, beams, expected, got| {
+    for (name, path) in exports() {
+        run(&path, Dtype::F32, |id, beams, expected, got| {
             let comparer = Comparer { tolerance: F32_TOLERANCE, full: Some(beams), inner: None };
             let comparison = comparer.compare(expected, got);
             assert!(comparison.within(F32_TOLERANCE), "{name}, case {id}: {comparison:?}\n{expected:?}\n{got:?}");
@@ -66,9 +75,9 @@ struct Bf16Deltas {
 }
 
 impl Bf16Deltas {
-    fn measure(name: &str) -> Bf16Deltas {
+    fn measure(path: &Path) -> Bf16Deltas {
         let mut found = Bf16Deltas::default();
-        run(name, Dtype::Bf16, |_, _, expected, got| {
+        run(path, Dtype::Bf16, |_, _, expected, got| {
             let before = found.deltas.len();
             for entry in expected {
                 let other = got.iter().find(|other| other.sid == entry.sid);
@@ -94,8 +103,8 @@ impl Bf16Deltas {
 }
 
 /// (largest, root mean square) |delta| that rounding alone causes, from `golden/bf16.json`.
-fn rounding_alone(name: &str) -> (f32, f32) {
-    let text = std::fs::read_to_string(golden(name).join("golden/bf16.json")).unwrap();
+fn rounding_alone(path: &Path) -> (f32, f32) {
+    let text = std::fs::read_to_string(path.join("golden/bf16.json")).unwrap();
     let value: serde_json::Value = serde_json::from_str(&text).unwrap();
     let number = |key: &str| value["rounding"][key].as_f64().unwrap() as f32;
     (number("max"), number("rms"))
@@ -103,10 +112,11 @@ fn rounding_alone(name: &str) -> (f32, f32) {
 
 #[test]
 fn bf16_keeps_the_contract() {
-    let names: Vec<String> = golden_names().into_iter().filter(|name| name.ends_with("-bf16")).collect();
-    assert!(names.len() >= 2, "the exports of the bf16 contract are missing");
-    for name in names {
-        let found = Bf16Deltas::measure(&name);
+    let mut exports = exports();
+    exports.retain(|(name, _)| name.ends_with("-bf16") || name == DEMO);
+    assert!(exports.len() >= 3, "the exports of the bf16 contract are missing");
+    for (name, path) in exports {
+        let found = Bf16Deltas::measure(&path);
         println!("bf16: {name}: max |delta| {:.4}, mean overlap {:.4}", found.max(), found.mean_overlap());
         assert!(found.max() <= BF16_TOLERANCE, "{name}: |delta| {}", found.max());
         assert!(found.mean_overlap() >= BF16_OVERLAP, "{name}: mean list overlap {:.4}", found.mean_overlap());
@@ -117,9 +127,9 @@ fn bf16_keeps_the_contract() {
 fn bf16_differs_by_rounding_alone() {
     let (mut overlap, mut cases) = (0.0, 0);
     let mut faults = Vec::new();
-    for name in golden_names() {
-        let found = Bf16Deltas::measure(&name);
-        let (max, rms) = rounding_alone(&name);
+    for (name, path) in exports() {
+        let found = Bf16Deltas::measure(&path);
+        let (max, rms) = rounding_alone(&path);
         let (max_ratio, rms_ratio) = (found.max() / max, found.rms() / rms);
         println!(
             "bf16: {name}: |delta| max {:.4}, rms {:.4}; {max_ratio:.2} and {rms_ratio:.2} times rounding alone; mean overlap {:.4}",

@@ -27,6 +27,13 @@ pub fn golden_names() -> Vec<String> {
     names
 }
 
+/// The demo's export: trained weights, with goldens like the others.
+pub fn demo_export() -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/movielens/export");
+    assert!(path.join("sidereal.json").is_file(), "{} is missing: it is part of the repository", path.display());
+    path
+}
+
 /// Limits that fit the goldens: small, so that chunking, paging and cohorts all happen.
 pub fn small_limits() -> Limits {
     Limits {
