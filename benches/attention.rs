@@ -1,4 +1,4 @@
-//! Attention in GFLOP/s and in percent of the multipliers' peak, which is measured beside it on the same cores.
+//! Attention in GFLOP/s and in percent of the multipliers' peak.
 //!
 //! `cargo bench --bench attention -- [--threads N] [--runs N] [FILTER...]` times every case whose name contains all filters;
 //! a name is `shape/isa/dtype`. Without `--bench` (as in a test run) each case runs once, on a small shape. In both modes
@@ -7,6 +7,8 @@
 //! With one thread, time is the thread's CPU time, so that a busy machine disturbs less; with more it is wall time.
 //!
 //! Useful work is 4 x head_dim FLOP for each visible (row, head, key); the softmax is not counted.
+
+mod support;
 
 use std::time::Instant;
 
@@ -20,6 +22,7 @@ use sidereal::device::cpu::kv::{
 };
 use sidereal::device::cpu::{Isa, Pool};
 use sidereal::device::{Dtype, KvShape, Mask, OwnShape};
+use support::{cpu_seconds, peak};
 
 /// What a case computes.
 #[derive(Clone, Copy)]
@@ -327,9 +330,7 @@ fn measure(name: &str, case: &Case, isa: Isa, dtype: Dtype, pool: &Pool, runs: u
     // Short operations are repeated, so that a run takes some milliseconds.
     let repeats = (2e9 / flops).ceil() as usize;
     let mut seconds: Vec<f64> = Vec::new();
-    let mut peaks: Vec<f64> = Vec::new();
     for _ in 0..runs {
-        peaks.push(peak(isa, dtype, pool));
         let start = Clock::start(pool);
         for _ in 0..repeats {
             data.run(case, isa, dtype, pool);
@@ -337,15 +338,14 @@ fn measure(name: &str, case: &Case, isa: Isa, dtype: Dtype, pool: &Pool, runs: u
         seconds.push(start.seconds() / repeats as f64);
     }
     seconds.sort_by(f64::total_cmp);
-    peaks.sort_by(f64::total_cmp);
     let rate = |seconds: f64| flops / seconds / 1e9;
     let (median, best) = (rate(seconds[runs / 2]), rate(seconds[0]));
-    let (peak_median, peak_best) = (peaks[runs / 2], peaks[runs - 1]);
+    let peak = peak(isa, dtype) * pool.threads() as f64;
     println!(
-        "{name:<44} {:9.3} ms  {median:6.1} GFLOP/s  {:4.1}% of {peak_median:.0}   [{best:.1}, {:.1}% of {peak_best:.0}]   off by {error:.0e}",
+        "{name:<44} {:9.3} ms  {median:6.1} GFLOP/s  {:4.1}% of {peak:.0}   [{best:.1}, {:.1}%]   off by {error:.0e}",
         seconds[runs / 2] * 1e3,
-        100.0 * median / peak_median,
-        100.0 * best / peak_best,
+        100.0 * median / peak,
+        100.0 * best / peak,
     );
 }
 
@@ -384,8 +384,8 @@ enum Clock {
 
 impl Clock {
     fn start(pool: &Pool) -> Clock {
-        match thread_seconds() {
-            Some(now) if pool.threads() == 1 => Clock::Thread(now),
+        match cpu_seconds() {
+            now if pool.threads() == 1 && now.is_finite() => Clock::Thread(now),
             _ => Clock::Wall(Instant::now()),
         }
     }
@@ -393,95 +393,7 @@ impl Clock {
     fn seconds(&self) -> f64 {
         match self {
             Clock::Wall(start) => start.elapsed().as_secs_f64(),
-            Clock::Thread(start) => thread_seconds().unwrap_or(f64::NAN) - start,
+            Clock::Thread(start) => cpu_seconds() - start,
         }
-    }
-}
-
-/// CPU time of the calling thread, where the system says.
-#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
-fn thread_seconds() -> Option<f64> {
-    unsafe extern "C" {
-        fn clock_gettime(clock: i32, time: *mut [i64; 2]) -> i32;
-    }
-    const CLOCK_THREAD_CPUTIME_ID: i32 = 3;
-    let mut time = [0i64; 2];
-    // SAFETY: on 64-bit Linux a timespec is two 64-bit integers, seconds and nanoseconds.
-    let status = unsafe { clock_gettime(CLOCK_THREAD_CPUTIME_ID, &mut time) };
-    (status == 0).then(|| time[0] as f64 + time[1] as f64 * 1e-9)
-}
-
-/// CPU time of the calling thread, where the system says.
-#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
-fn thread_seconds() -> Option<f64> {
-    None
-}
-
-/// GFLOP/s of a loop of independent multiply-adds on all of the pool's threads: the ceiling of this kernel's multipliers.
-fn peak(isa: Isa, dtype: Dtype, pool: &Pool) -> f64 {
-    const TURNS: usize = 400_000;
-    let threads = pool.threads();
-    let start = Clock::start(pool);
-    #[cfg(target_arch = "x86_64")]
-    let per_turn = {
-        // SAFETY: `kernels` lists available instruction sets only.
-        let (lanes, turn): (usize, unsafe fn(usize) -> f32) = match (isa, dtype) {
-            (Isa::Avx512Bf16, Dtype::Bf16) => (32, peaks::native),
-            (Isa::Avx512 | Isa::Avx512Bf16, _) => (16, peaks::avx512),
-            _ => (8, peaks::avx2),
-        };
-        pool.run(threads, |_| {
-            // SAFETY: as above.
-            std::hint::black_box(unsafe { turn(TURNS) });
-        });
-        2 * lanes * peaks::CHAINS
-    };
-    (threads * TURNS * per_turn) as f64 / start.seconds() / 1e9
-}
-
-#[cfg(target_arch = "x86_64")]
-mod peaks {
-    //! Register-only loops: as many independent chains as hide the latency of a multiply-add.
-
-    use std::arch::x86_64::*;
-
-    pub const CHAINS: usize = 12;
-
-    #[target_feature(enable = "avx2,fma")]
-    pub fn avx2(turns: usize) -> f32 {
-        let mut acc = [_mm256_set1_ps(1.0); CHAINS];
-        let x = _mm256_set1_ps(std::hint::black_box(0.5));
-        for _ in 0..turns {
-            for acc in &mut acc {
-                *acc = _mm256_fmadd_ps(*acc, x, x);
-            }
-        }
-        acc.iter().map(|&acc| _mm256_cvtss_f32(acc)).sum()
-    }
-
-    #[target_feature(enable = "avx512f")]
-    pub fn avx512(turns: usize) -> f32 {
-        let mut acc = [_mm512_set1_ps(1.0); CHAINS];
-        let x = _mm512_set1_ps(std::hint::black_box(0.5));
-        for _ in 0..turns {
-            for acc in &mut acc {
-                *acc = _mm512_fmadd_ps(*acc, x, x);
-            }
-        }
-        acc.iter().map(|&acc| _mm512_cvtss_f32(acc)).sum()
-    }
-
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    pub fn native(turns: usize) -> f32 {
-        let mut acc = [_mm512_set1_ps(1.0); CHAINS];
-        let x = _mm512_set1_epi32(std::hint::black_box(0x3f00_3f00));
-        // SAFETY: both are 64 bytes of plain data.
-        let x = unsafe { std::mem::transmute::<__m512i, __m512bh>(x) };
-        for _ in 0..turns {
-            for acc in &mut acc {
-                *acc = _mm512_dpbf16_ps(*acc, x, x);
-            }
-        }
-        acc.iter().map(|&acc| _mm512_cvtss_f32(acc)).sum()
     }
 }

@@ -9,12 +9,15 @@
 //! once with few rows. `cpu` is the mean time that the calling thread ran (waiting for
 //! others included), for machines that are shared. Peaks are those of one core of the development machine (Zen 4, 3.69 GHz).
 
+mod support;
+
 use std::time::{Duration, Instant};
 
 use half::bf16;
 use sidereal::device::cpu::gemm::{Elems, ElemsMut, MatrixMut, MatrixRef, PackedMatrix, gemm};
 use sidereal::device::cpu::{Isa, Pool};
 use sidereal::device::{Activation, Dtype, Epilogue};
+use support::{cpu_seconds, peak};
 
 /// Model, layer, n, k, epilogue.
 const SHAPES: [(&str, &str, usize, usize, Epilogue); 16] = [
@@ -65,20 +68,6 @@ impl Options {
             }
         }
         options
-    }
-}
-
-/// Time that this thread has run, which other processes cannot stretch. NaN where the system does not say.
-fn cpu_seconds() -> f64 {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    text.split(' ').next().and_then(|nanoseconds| nanoseconds.parse().ok()).map_or(f64::NAN, |ns: f64| ns / 1e9)
-}
-
-/// GFLOP/s of one core, from a loop on registers.
-fn peak(isa: Isa, dtype: Dtype) -> f64 {
-    match (isa, dtype) {
-        (Isa::Avx512Bf16, Dtype::Bf16) => 236.0,
-        _ => 118.0,
     }
 }
 

@@ -13,11 +13,11 @@ fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// (path from the repository's root, line number, code without its comment) of every line of the engine and ffi.
+/// (path from the repository's root, line number, code without its comment) of every line of the engine, ffi and the benches.
 fn lines() -> Vec<(String, usize, String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = Vec::new();
-    for folder in ["engine", "ffi"] {
+    for folder in ["engine", "ffi", "benches"] {
         rust_files(&root.join(folder), &mut files);
     }
     files.sort();
