@@ -129,7 +129,13 @@ pub fn request(id: u64, top: u32) -> Request {
 
 /// A server on a free port, too patient to be hurried by a busy machine.
 pub fn config() -> ServerConfig {
-    let limits = Limits { stall_timeout: PATIENCE, idle_timeout: PATIENCE, ..Limits::default() };
+    let limits = Limits {
+        stall_timeout: PATIENCE,
+        idle_timeout: PATIENCE,
+        // Some tests pipeline a thousand requests on one connection.
+        max_in_flight_per_connection: 1024,
+        ..Limits::default()
+    };
     ServerConfig { limits, ..ServerConfig::new(vec!["127.0.0.1:0".parse().unwrap()]) }
 }
 
