@@ -30,7 +30,6 @@ fn a_single_file_export_opens() {
     assert_eq!(first_non_finite(&shared), None);
     assert_eq!(export.weights().files().len(), 1);
     assert!(export.goldens().unwrap().is_none());
-    assert!(export.tokenizer_path().is_none());
 }
 
 #[test]

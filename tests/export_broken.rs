@@ -369,7 +369,7 @@ fn tensors_that_are_not_what_was_asked_for() {
     check("long", long, &[file, "holds 3 tensors"]);
     let shape = weights.expect("shared.weight", &[4, 3]).map(drop);
     check("shape", shape, &[file, "`shared.weight` must be [4, 3]", "found [3, 4]"]);
-    let shape = weights.expect_optional("shared.weight", &[12]).map(drop);
+    let shape = weights.expect("shared.weight", &[12]).map(drop);
     check("shape", shape, &["`shared.weight` must be [12]"]);
     for result in [weights.tensor("steps").map(drop), weights.optional("steps").map(drop)] {
         check("type", result, &[file, "tensor `steps` holds I64", "F32, F16 or BF16"]);

@@ -63,11 +63,6 @@ impl ConfigReader {
         Ok(self.optional(key, whole(1))?.unwrap_or(default))
     }
 
-    /// As [`ConfigReader::count`], or `None` when absent.
-    pub fn optional_count(&self, key: &str) -> Result<Option<usize>, ExportError> {
-        self.optional(key, whole(1))
-    }
-
     /// A whole number that may be 0, or `default` when absent.
     pub fn whole_or(&self, key: &str, default: usize) -> Result<usize, ExportError> {
         Ok(self.optional(key, whole(0))?.unwrap_or(default))
@@ -81,11 +76,6 @@ impl ConfigReader {
     /// As [`ConfigReader::float`], or `default` when absent.
     pub fn float_or(&self, key: &str, default: f64) -> Result<f64, ExportError> {
         Ok(self.optional(key, number)?.unwrap_or(default))
-    }
-
-    /// As [`ConfigReader::float`], or `None` when absent.
-    pub fn optional_float(&self, key: &str) -> Result<Option<f64>, ExportError> {
-        self.optional(key, number)
     }
 
     /// `true` or `false`, or `default` when absent.

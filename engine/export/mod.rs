@@ -97,11 +97,6 @@ impl Export {
         source::locate(&self.dir, &self.manifest)
     }
 
-    /// `tokenizer.json`, if the export has one.
-    pub fn tokenizer_path(&self) -> Option<PathBuf> {
-        Some(self.dir.join("tokenizer.json")).filter(|path| path.is_file())
-    }
-
     /// The cases of `golden/cases.jsonl`, each checked against the manifest; `None` if there is no such file.
     pub fn goldens(&self) -> Result<Option<Vec<GoldenCase>>, ExportError> {
         let path = self.dir.join(GOLDEN_CASES);

@@ -132,15 +132,6 @@ impl Weights {
         Ok(tensor)
     }
 
-    /// As [`Weights::expect`], or `None` if there is no such tensor.
-    pub fn expect_optional(&self, name: &str, shape: &[usize]) -> Result<Option<TensorView>, ExportError> {
-        let tensor = self.optional(name)?;
-        if let Some(tensor) = &tensor {
-            self.check_shape(tensor, shape)?;
-        }
-        Ok(tensor)
-    }
-
     /// Whether there is a tensor `name`, whatever its type.
     pub fn contains(&self, name: &str) -> bool {
         self.tensors.contains_key(name)

@@ -89,7 +89,6 @@ pub(super) fn bring_up(config: &EngineConfig) -> Result<Loaded, LoadError> {
         items: catalog.items(),
         max_beams: limits.max_beams,
         max_prompt_tokens: capacity.prompt_tokens,
-        planned_bytes: (weights, kv, rest),
     };
     let parts = Parts {
         device,

@@ -37,6 +37,4 @@ pub struct EngineFacts {
     pub max_beams: usize,
     /// Longest prompt served.
     pub max_prompt_tokens: usize,
-    /// Device memory planned: weights, KV, everything else.
-    pub planned_bytes: (usize, usize, usize),
 }

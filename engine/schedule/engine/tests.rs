@@ -47,7 +47,6 @@ fn engine(panic_at: Option<u64>) -> Engine {
         items: catalog.items(),
         max_beams: 16,
         max_prompt_tokens: 64,
-        planned_bytes: (0, 0, 0),
     };
     Engine::launch(Loaded { host, parts, facts }, Limits::default()).unwrap()
 }
