@@ -7,11 +7,14 @@
 //!   methods); after that no operation allocates device memory.
 //! * **Operations only enqueue.** Nothing but [`Device::read_beams`] waits. The CPU device happens to run an operation
 //!   before it returns; callers may not rely on that.
+//! * **Two queues.** Operations run in the order in which they were enqueued on their lane's [`Queue`]: prefill beside search.
+//!   A workspace belongs to one queue. [`Device::write_cohort`] puts the search queue behind all prefill enqueued so far.
 //! * **Writes are ordered with operations.** A descriptor may be written while operations that read its former contents are
 //!   still enqueued, and a cohort may be given up without being read: a device orders writes behind what was enqueued.
 //! * **No operation argument varies by request.** Lengths, block tables, beam widths and bans live in device-resident
 //!   descriptors ([`SlotState`], [`TokenBatch`], [`Cohort`]), written by the `write_*` methods. Arguments are handles,
 //!   layer numbers, levels and steps, so that the sequence of calls for a lane and step can be captured once and replayed.
+//!   For that, a step is enqueued through [`Device::replay`].
 //! * **Outputs stand apart.** An operation's output is in another buffer than its inputs; only [`Epilogue::Residual`] reads
 //!   what it writes. A device may stop with a panic where that is broken.
 //! * **Batch invariance.** A row's result depends on the row's own inputs only: not on its neighbours, the chunking, or the
@@ -159,6 +162,39 @@ handles! {
     TokenLane;
     /// A lane for cohorts; operations name it, [`Device::write_cohort`] fills it.
     CohortLane;
+}
+
+/// Which of a device's two queues a token lane's operations run on. Cohort lanes are always on the search queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Queue {
+    /// Prompts.
+    Prefill,
+    /// Decoder prefixes and beams.
+    Search,
+}
+
+/// Room for sequence slots.
+#[derive(Clone, Copy, Debug)]
+pub struct SlotPlan {
+    /// Slots.
+    pub slots: usize,
+    /// Pages of the longest history.
+    pub history_pages: usize,
+    /// Pages of the longest prefix.
+    pub prefix_pages: usize,
+}
+
+/// Room for cohorts.
+#[derive(Clone, Copy, Debug)]
+pub struct CohortPlan {
+    /// Beam rows.
+    pub rows: usize,
+    /// Generated tokens.
+    pub steps: usize,
+    /// Requests.
+    pub requests: usize,
+    /// Banned nodes of all requests and levels together.
+    pub banned_nodes: usize,
 }
 
 /// Which live rows an operation covers. The device reads the count from the lane's descriptor.
@@ -608,12 +644,12 @@ pub trait Device: Send {
     fn own_slab(&mut self, shape: OwnShape) -> Result<OwnSlab, DeviceError>;
     /// A catalogue's trie.
     fn trie(&mut self, catalog: &Arc<Catalog>) -> Result<TrieId, DeviceError>;
-    /// `slots` sequence slots.
-    fn plan_slots(&mut self, slots: usize) -> Result<(), DeviceError>;
-    /// A lane for token batches of at most `rows` rows.
-    fn token_lane(&mut self, rows: usize) -> Result<TokenLane, DeviceError>;
-    /// A lane for cohorts of at most `rows` beam rows and `steps` generated tokens.
-    fn cohort_lane(&mut self, rows: usize, steps: usize) -> Result<CohortLane, DeviceError>;
+    /// The sequence slots. Planned before the lanes.
+    fn plan_slots(&mut self, plan: SlotPlan) -> Result<(), DeviceError>;
+    /// A lane for token batches of at most `rows` rows, whose operations run on `queue`.
+    fn token_lane(&mut self, rows: usize, queue: Queue) -> Result<TokenLane, DeviceError>;
+    /// A lane for cohorts.
+    fn cohort_lane(&mut self, plan: CohortPlan) -> Result<CohortLane, DeviceError>;
     /// Bytes planned so far: (weights, KV, everything else).
     fn planned_bytes(&self) -> (usize, usize, usize);
 
@@ -625,6 +661,16 @@ pub trait Device: Send {
     fn write_tokens(&mut self, lane: TokenLane, batch: &TokenBatch) -> Result<(), DeviceError>;
     /// Fills a cohort lane and resets its beam state.
     fn write_cohort(&mut self, lane: CohortLane, cohort: &Cohort) -> Result<(), DeviceError>;
+
+    /// Enqueues what `body` enqueues: step `step` of the cohort in `lanes` (its beams and its prefixes). For equal lanes and
+    /// step, `body` must enqueue the same operations every time, so that a device may record them once and replay them;
+    /// `body` then does not run.
+    fn replay(
+        &mut self,
+        lanes: (CohortLane, TokenLane),
+        step: usize,
+        body: &mut dyn FnMut(&mut dyn Device) -> Result<(), DeviceError>,
+    ) -> Result<(), DeviceError>;
 
     // -- Operations ---------------------------------------------------------------------------------------------------
 
@@ -657,4 +703,11 @@ pub trait Device: Send {
 
     /// Waits for the cohort and returns each request's beams, best first.
     fn read_beams(&mut self, lane: CohortLane) -> Result<Vec<Vec<Beam>>, DeviceError>;
+
+    // -- Inspection: for tests and checks, never while serving --------------------------------------------------------
+
+    /// Waits for everything and returns the first `rows` rows of a view, widened: `[rows, cols]`.
+    fn read_buffer(&mut self, tensor: Tensor, rows: usize) -> Result<Vec<f32>, DeviceError>;
+    /// Waits for everything and overwrites the first rows of a view with `values`: `[rows, cols]`, rounded to its type.
+    fn write_buffer(&mut self, tensor: Tensor, values: &[f32]) -> Result<(), DeviceError>;
 }

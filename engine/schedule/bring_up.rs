@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::device::{CohortPlan, Queue, SlotPlan};
 use crate::export::Export;
 use crate::model::{self, Capacity, CohortLanes, Description};
 use crate::request::Provenance;
@@ -50,12 +51,24 @@ pub(super) fn bring_up(config: &EngineConfig) -> Result<Loaded, LoadError> {
         return Err(LoadError::Limits("no position is left for a prompt: max_position_embeddings is too small".into()));
     }
     let model = (family.load)(&export, device.as_mut(), &capacity)?;
-    device.plan_slots(capacity.slots)?;
-    let prefill_lane = device.token_lane(capacity.prefill_rows)?;
+    device.plan_slots(SlotPlan {
+        slots: capacity.slots,
+        history_pages: capacity.prompt_tokens.div_ceil(capacity.page_tokens),
+        prefix_pages: 1,
+    })?;
+    let prefill_lane = device.token_lane(capacity.prefill_rows, Queue::Prefill)?;
+    let requests = capacity.slots.min(capacity.cohort_rows);
+    let cohort_plan = CohortPlan {
+        rows: capacity.cohort_rows,
+        steps: plan.steps(),
+        requests,
+        // A denied item bans at most one node a level.
+        banned_nodes: requests * limits.max_denied_items * manifest.levels().len(),
+    };
     let mut cohort_lanes = Vec::with_capacity(capacity.cohorts);
     for index in 0..capacity.cohorts {
-        let cohort = device.cohort_lane(capacity.cohort_rows, plan.steps())?;
-        let prefix = device.token_lane((capacity.slots * prefix.len()).max(1))?;
+        let cohort = device.cohort_lane(cohort_plan)?;
+        let prefix = device.token_lane((capacity.slots * prefix.len()).max(1), Queue::Search)?;
         cohort_lanes.push(CohortLanes { index, cohort, prefix });
     }
     let head = export.weights().tensor(&description.head)?;

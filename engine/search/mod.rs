@@ -115,6 +115,16 @@ impl Searcher {
         lanes: &CohortLanes,
         step: usize,
     ) -> Result<(), DeviceError> {
+        device.replay((lanes.cohort, lanes.prefix), step, &mut |device| self.enqueue(device, model, lanes, step))
+    }
+
+    fn enqueue(
+        &self,
+        device: &mut dyn Device,
+        model: &mut dyn Model,
+        lanes: &CohortLanes,
+        step: usize,
+    ) -> Result<(), DeviceError> {
         let lane = lanes.cohort;
         let (rows, x) = match step {
             0 => (Rows::Requests(lane), model.first_hidden(device, lanes)?),

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use super::slots::Slots;
-use crate::device::{Beam, Cohort, DeviceError, Rows, Span, TokenBatch};
+use crate::device::{Beam, Cohort, CohortPlan, DeviceError, Rows, Span, TokenBatch};
 
 /// Most levels that a semantic ID may have; bounds the ban lists of a request.
 const MAX_LEVELS: usize = 8;
@@ -147,16 +147,18 @@ pub(super) struct CohortState {
 }
 
 impl CohortState {
-    /// Room for `rows` beam rows and `steps` generated tokens.
-    pub(super) fn plan(rows: usize, steps: usize) -> CohortState {
+    /// Room for a cohort.
+    pub(super) fn plan(plan: CohortPlan) -> CohortState {
+        let CohortPlan { rows, steps, requests, banned_nodes } = plan;
         CohortState {
             capacity: rows,
             steps,
-            requests: Vec::with_capacity(rows),
-            live_ranges: Vec::with_capacity(rows),
+            requests: Vec::with_capacity(requests),
+            live_ranges: Vec::with_capacity(requests),
             now: BeamRows::plan(rows, steps),
             next: BeamRows::plan(rows, steps),
-            ban_ends: Vec::with_capacity(rows),
+            banned: Vec::with_capacity(banned_nodes),
+            ban_ends: Vec::with_capacity(requests),
             ..CohortState::default()
         }
     }
@@ -170,6 +172,12 @@ impl CohortState {
     /// Takes over a cohort and puts one live beam at the root of each request.
     pub(super) fn write(&mut self, cohort: &Cohort, slots: usize) -> Result<(), DeviceError> {
         let op = "write_cohort";
+        let banned: usize = cohort.requests.iter().flat_map(|request| &request.banned_nodes).map(Vec::len).sum();
+        if cohort.requests.len() > self.requests.capacity() || banned > self.banned.capacity() {
+            let (requests, nodes) = (self.requests.capacity(), self.banned.capacity());
+            let wanted = cohort.requests.len();
+            return Err(bad(op, format!("{wanted} requests, {banned} bans in a lane of {requests}, {nodes}")));
+        }
         let mut next_row = 0usize;
         for (index, request) in cohort.requests.iter().enumerate() {
             let (first, beams) = (request.first_row as usize, request.beams as usize);
@@ -342,7 +350,7 @@ mod tests {
     #[test]
     fn a_cohort_keeps_each_requests_bans_apart() {
         let request = |first_row, banned_nodes| CohortRequest { slot: 0, beams: 2, first_row, banned_nodes };
-        let mut state = CohortState::plan(8, 3);
+        let mut state = CohortState::plan(CohortPlan { rows: 8, steps: 3, requests: 4, banned_nodes: 16 });
         let requests =
             vec![request(0, vec![vec![1, 4], vec![], vec![9]]), request(2, vec![]), request(6, vec![vec![], vec![3]])];
         state.write(&Cohort { requests }, 1).unwrap();
@@ -364,7 +372,7 @@ mod tests {
     fn lanes_say_which_rows_are_live() {
         let mut lanes = Lanes::default();
         lanes.tokens.push(TokenState::plan(4));
-        lanes.cohorts.push(CohortState::plan(4, 2));
+        lanes.cohorts.push(CohortState::plan(CohortPlan { rows: 4, steps: 2, requests: 4, banned_nodes: 16 }));
         assert!(lanes.ranges(Rows::Tokens(TokenLane(0))).is_empty());
         let batch = TokenBatch { tokens: vec![0; 4], spans: vec![span(0, 0, 2, 0, true), span(1, 2, 2, 0, false)] };
         lanes.tokens[0].write(&batch, 2).unwrap();

@@ -41,10 +41,10 @@ use self::store::{Buffer, Store, expect_shape};
 use self::views::{matrix, matrix_mut, out};
 use self::weights::{Weights, expect_matrix, pack_linear, read_vector};
 use super::{
-    Beam, BeamAttentionArgs, Cohort, CohortLane, Device, DeviceError, DeviceFacts, Dtype, Embedding, Epilogue,
-    ExpandArgs, ForceArgs, Head, HeadArgs, HeadSource, HistoryAttentionArgs, KvPool, KvShape, Linear, LinearArgs,
-    LinearSource, NormArgs, OwnShape, OwnSlab, RelativeBias, RelativeBiasSource, Rope, RopeSource, Rows, SlotState,
-    Tensor, TokenBatch, TokenLane, TrieId, Vector, WriteKvArgs,
+    Beam, BeamAttentionArgs, Cohort, CohortLane, CohortPlan, Device, DeviceError, DeviceFacts, Dtype, Embedding,
+    Epilogue, ExpandArgs, ForceArgs, Head, HeadArgs, HeadSource, HistoryAttentionArgs, KvPool, KvShape, Linear,
+    LinearArgs, LinearSource, NormArgs, OwnShape, OwnSlab, Queue, RelativeBias, RelativeBiasSource, Rope, RopeSource,
+    Rows, SlotPlan, SlotState, Tensor, TokenBatch, TokenLane, TrieId, Vector, WriteKvArgs,
 };
 use crate::catalog::Catalog;
 use crate::export::TensorView;
@@ -164,17 +164,17 @@ impl Device for CpuDevice {
         Ok(TrieId(add(&mut self.weights.catalogs, Arc::clone(catalog))))
     }
 
-    fn plan_slots(&mut self, slots: usize) -> Result<(), DeviceError> {
-        self.lanes.slots = Slots::plan(slots);
+    fn plan_slots(&mut self, plan: SlotPlan) -> Result<(), DeviceError> {
+        self.lanes.slots = Slots::plan(plan);
         Ok(())
     }
 
-    fn token_lane(&mut self, rows: usize) -> Result<TokenLane, DeviceError> {
+    fn token_lane(&mut self, rows: usize, _: Queue) -> Result<TokenLane, DeviceError> {
         Ok(TokenLane(add(&mut self.lanes.tokens, TokenState::plan(rows))))
     }
 
-    fn cohort_lane(&mut self, rows: usize, steps: usize) -> Result<CohortLane, DeviceError> {
-        Ok(CohortLane(add(&mut self.lanes.cohorts, CohortState::plan(rows, steps))))
+    fn cohort_lane(&mut self, plan: CohortPlan) -> Result<CohortLane, DeviceError> {
+        Ok(CohortLane(add(&mut self.lanes.cohorts, CohortState::plan(plan))))
     }
 
     fn planned_bytes(&self) -> (usize, usize, usize) {
@@ -193,6 +193,15 @@ impl Device for CpuDevice {
 
     fn write_cohort(&mut self, lane: CohortLane, cohort: &Cohort) -> Result<(), DeviceError> {
         self.lanes.cohorts[lane.0 as usize].write(cohort, self.lanes.slots.count())
+    }
+
+    fn replay(
+        &mut self,
+        _: (CohortLane, TokenLane),
+        _: usize,
+        body: &mut dyn FnMut(&mut dyn Device) -> Result<(), DeviceError>,
+    ) -> Result<(), DeviceError> {
+        body(self)
     }
 
     fn embed(&mut self, rows: Rows, table: Embedding, out: Tensor) -> Result<(), DeviceError> {
@@ -344,5 +353,18 @@ impl Device for CpuDevice {
 
     fn read_beams(&mut self, lane: CohortLane) -> Result<Vec<Vec<Beam>>, DeviceError> {
         Ok(self.lanes.cohorts[lane.0 as usize].beams())
+    }
+
+    fn read_buffer(&mut self, tensor: Tensor, rows: usize) -> Result<Vec<f32>, DeviceError> {
+        let buffer = self.store.read("read_buffer", tensor);
+        Ok((0..rows).flat_map(|row| buffer.row(tensor, row)).collect())
+    }
+
+    fn write_buffer(&mut self, tensor: Tensor, values: &[f32]) -> Result<(), DeviceError> {
+        let mut buffer = self.store.write("write_buffer", tensor);
+        for (row, values) in values.chunks(tensor.cols).enumerate() {
+            buffer.set_row(tensor, row, values);
+        }
+        Ok(())
     }
 }

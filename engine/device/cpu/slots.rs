@@ -5,10 +5,7 @@
 
 use super::kv::{BeamSpan, TokenSpan};
 use super::lanes::{CohortState, TokenState};
-use crate::device::{DeviceError, Segment, SlotState};
-
-/// Pages of a block table before any slot needed more.
-const FIRST_STRIDE: usize = 32;
+use crate::device::{DeviceError, Segment, SlotPlan, SlotState};
 
 /// One segment of every slot.
 #[derive(Debug, Default)]
@@ -20,31 +17,19 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    fn plan(slots: usize) -> Tables {
-        Tables {
-            lens: vec![0; slots],
-            held: vec![0; slots],
-            pages: vec![0; slots * FIRST_STRIDE],
-            stride: FIRST_STRIDE,
-        }
+    fn plan(slots: usize, stride: usize) -> Tables {
+        Tables { lens: vec![0; slots], held: vec![0; slots], pages: vec![0; slots * stride], stride }
     }
 
-    fn write(&mut self, slot: usize, len: u32, pages: &[u32]) {
+    fn write(&mut self, slot: usize, len: u32, pages: &[u32]) -> Result<(), DeviceError> {
         if pages.len() > self.stride {
-            self.widen(pages.len().next_power_of_two());
+            let reason = format!("slot {slot}: {} pages in a table of {}", pages.len(), self.stride);
+            return Err(DeviceError::Failed { op: "write_slot", reason });
         }
         self.lens[slot] = len;
         self.held[slot] = pages.len() as u32;
         self.pages[slot * self.stride..][..pages.len()].copy_from_slice(pages);
-    }
-
-    /// Happens a few times after start-up, until the longest sequence has been seen.
-    fn widen(&mut self, stride: usize) {
-        let mut pages = vec![0; self.lens.len() * stride];
-        for (to, from) in pages.chunks_exact_mut(stride).zip(self.pages.chunks_exact(self.stride)) {
-            to[..self.stride].copy_from_slice(from);
-        }
-        (self.pages, self.stride) = (pages, stride);
+        Ok(())
     }
 
     /// Every slot's block table.
@@ -73,9 +58,12 @@ pub(super) struct Slots {
 }
 
 impl Slots {
-    /// `slots` empty slots.
-    pub(super) fn plan(slots: usize) -> Slots {
-        Slots { history: Tables::plan(slots), prefix: Tables::plan(slots) }
+    /// Empty slots.
+    pub(super) fn plan(plan: SlotPlan) -> Slots {
+        Slots {
+            history: Tables::plan(plan.slots, plan.history_pages),
+            prefix: Tables::plan(plan.slots, plan.prefix_pages),
+        }
     }
 
     /// Number of slots.
@@ -94,9 +82,8 @@ impl Slots {
             let reason = format!("slot {slot} of {}", self.count());
             return Err(DeviceError::Failed { op: "write_slot", reason });
         }
-        self.history.write(slot as usize, state.history_len, &state.history_pages);
-        self.prefix.write(slot as usize, state.prefix_len, &state.prefix_pages);
-        Ok(())
+        self.history.write(slot as usize, state.history_len, &state.history_pages)?;
+        self.prefix.write(slot as usize, state.prefix_len, &state.prefix_pages)
     }
 
     /// One segment of every slot.
@@ -168,8 +155,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tables_grow_and_stay_apart() {
-        let mut slots = Slots::plan(3);
+    fn tables_stay_apart() {
+        let mut slots = Slots::plan(SlotPlan { slots: 3, history_pages: 33, prefix_pages: 0 });
         let state = |len: u32, page: u32| SlotState {
             history_len: len,
             history_pages: (page..page + len.div_ceil(16)).collect(),
@@ -185,12 +172,13 @@ mod tests {
         }
         assert_eq!((tables.len(1), slots.tables(Segment::Prefix).len(0)), (0, 0));
         assert!(slots.write(3, &SlotState::default()).is_err());
+        assert!(slots.write(1, &state(16 * 34, 300)).is_err(), "more pages than were planned");
     }
 
     #[test]
     #[should_panic(expected = "slot 0: 49 tokens on 3 pages of 16")]
     fn a_short_table_is_a_bug() {
-        let mut slots = Slots::plan(1);
+        let mut slots = Slots::plan(SlotPlan { slots: 1, history_pages: 3, prefix_pages: 0 });
         let state = SlotState { history_len: 49, history_pages: vec![1, 2, 3], ..SlotState::default() };
         slots.write(0, &state).unwrap();
         slots.tables(Segment::History).first_page(0, 49, 16);

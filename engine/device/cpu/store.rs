@@ -157,6 +157,27 @@ impl Buffer {
         let all: &mut [T] = bytemuck::cast_slice_mut(&mut self.memory);
         &mut all[tensor.first_col..end]
     }
+
+    /// A row of the view, widened.
+    pub(super) fn row(&self, tensor: Tensor, row: usize) -> Vec<f32> {
+        let place = row * tensor.stride..row * tensor.stride + tensor.cols;
+        match tensor.dtype {
+            Dtype::F32 => self.elements::<f32>(tensor)[place].to_vec(),
+            Dtype::Bf16 => self.elements::<bf16>(tensor)[place].iter().map(|x| x.to_f32()).collect(),
+        }
+    }
+
+    /// Overwrites a row of the view, rounding to its type.
+    pub(super) fn set_row(&mut self, tensor: Tensor, row: usize, values: &[f32]) {
+        fn fill<T: Element>(out: &mut [T], values: &[f32]) {
+            out.iter_mut().zip(values).for_each(|(out, &value)| *out = T::from_f32(value));
+        }
+        let place = row * tensor.stride..row * tensor.stride + tensor.cols;
+        match tensor.dtype {
+            Dtype::F32 => fill(&mut self.elements_mut::<f32>(tensor)[place], values),
+            Dtype::Bf16 => fill(&mut self.elements_mut::<bf16>(tensor)[place], values),
+        }
+    }
 }
 
 /// Asserts what an operation needs of a tensor.

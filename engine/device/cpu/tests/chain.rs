@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::search::{Case, Wish, brute_force, cases, cohort_of, hash, trie_of};
-use super::{noise, read, sets, write};
+use super::{cohort_plan, noise, read, sets, slot_plan, write};
 use crate::device::cpu::{CpuDevice, Isa};
 use crate::device::{
     Beam, Cohort, CohortLane, CohortRequest, Device, Dtype, ExpandArgs, ForceArgs, Head, HeadArgs, HeadSource,
@@ -40,10 +40,10 @@ impl Rig {
         let matrix = TensorView::owned("head", vec![vocabulary, HIDDEN], noise(77, vocabulary * HIDDEN));
         let whole_vocabulary = normalizer == Normalizer::Vocabulary;
         let head = device.head_weight(&HeadSource { matrix, level_tokens, whole_vocabulary }).unwrap();
-        device.plan_slots(8).unwrap();
+        device.plan_slots(slot_plan(8)).unwrap();
         let widest = usize::from(*case.codes.iter().max().unwrap());
         Rig {
-            lane: device.cohort_lane(rows, case.codes.len() + 1).unwrap(),
+            lane: device.cohort_lane(cohort_plan(rows, case.codes.len() + 1)).unwrap(),
             head,
             trie: device.trie(&trie_of(&case.codes, &case.sids).catalog).unwrap(),
             x: device.buffer(rows, HIDDEN, compute).unwrap(),

@@ -3,13 +3,13 @@
 
 use super::naive::{Matrix, Row, activate, add, attend, norm, rotate, round, round_row};
 use super::search::trie_of;
-use super::{devices, noise, sets};
+use super::{cohort_plan, devices, noise, sets, slot_plan};
 use crate::device::cpu::{CpuDevice, Isa};
 use crate::device::{
     Activation, Beam, BeamAttentionArgs, Cohort, CohortLane, CohortRequest, Device, Dtype, Embedding, Epilogue,
     ExpandArgs, Head, HeadArgs, HeadNorm, HeadSource, HistoryAttentionArgs, KvPool, KvShape, KvTarget, Linear,
-    LinearArgs, LinearSource, Mask, NormArgs, Normalizer, OwnKeys, OwnShape, OwnSlab, Rope, RopeSource, Rows, Segment,
-    SharedKeys, SlotState, Span, Target, Tensor, TokenBatch, TokenLane, TrieId, Vector, WriteKvArgs,
+    LinearArgs, LinearSource, Mask, NormArgs, Normalizer, OwnKeys, OwnShape, OwnSlab, Queue, Rope, RopeSource, Rows,
+    Segment, SharedKeys, SlotState, Span, Target, Tensor, TokenBatch, TokenLane, TrieId, Vector, WriteKvArgs,
 };
 use crate::export::TensorView;
 
@@ -179,7 +179,7 @@ impl Rig {
         let slab = OwnShape { layers: LAYERS, kv_heads: KV_HEADS, head_dim: DIM, steps: DEPTH - 1, rows: BEAM_ROWS };
         let sids = (0..CODES.pow(DEPTH as u32) as u32).map(|leaf| codes(leaf).map(|code| code as u16).to_vec());
         let catalog = trie_of(&[CODES as u16; DEPTH], &sids.collect()).catalog;
-        d.plan_slots(4).unwrap();
+        d.plan_slots(slot_plan(4)).unwrap();
         let rows = BEAM_ROWS.max(32);
         let width = (HEADS + 2 * KV_HEADS) * DIM;
         Rig {
@@ -191,8 +191,8 @@ impl Rig {
             rope: d.rope(&RopeSource { positions: POSITIONS, cos: net.cos.clone(), sin: net.sin.clone() }).unwrap(),
             pool: d.kv_pool(kv).unwrap(),
             own: d.own_slab(slab).unwrap(),
-            tokens: d.token_lane(rows).unwrap(),
-            cohort: d.cohort_lane(BEAM_ROWS, DEPTH).unwrap(),
+            tokens: d.token_lane(rows, Queue::Prefill).unwrap(),
+            cohort: d.cohort_lane(cohort_plan(BEAM_ROWS, DEPTH)).unwrap(),
             residual: d.buffer(rows, HIDDEN, Dtype::F32).unwrap(),
             normed: d.buffer(rows, HIDDEN, compute).unwrap(),
             qkv: d.buffer(rows, width, Dtype::F32).unwrap(),

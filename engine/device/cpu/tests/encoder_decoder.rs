@@ -3,13 +3,14 @@
 
 use super::naive::{Matrix, Row, activate, add, attend, norm, round_row};
 use super::search::trie_of;
-use super::{devices, noise};
+use super::{cohort_plan, devices, noise, slot_plan};
 use crate::device::cpu::CpuDevice;
 use crate::device::{
     Activation, Beam, BeamAttentionArgs, Cohort, CohortLane, CohortRequest, Device, Dtype, Embedding, Epilogue,
     ExpandArgs, ForceArgs, Head, HeadArgs, HeadSource, HistoryAttentionArgs, KvPool, KvShape, KvTarget, Linear,
-    LinearArgs, LinearSource, Mask, NormArgs, Normalizer, OwnKeys, OwnShape, OwnSlab, RelativeBias, RelativeBiasSource,
-    Rows, Segment, SharedKeys, SlotState, Span, Target, Tensor, TokenBatch, TokenLane, TrieId, Vector, WriteKvArgs,
+    LinearArgs, LinearSource, Mask, NormArgs, Normalizer, OwnKeys, OwnShape, OwnSlab, Queue, RelativeBias,
+    RelativeBiasSource, Rows, Segment, SharedKeys, SlotState, Span, Target, Tensor, TokenBatch, TokenLane, TrieId,
+    Vector, WriteKvArgs,
 };
 use crate::export::TensorView;
 
@@ -253,7 +254,7 @@ impl Rig {
             let by_distance = by_distance.to_vec();
             d.relative_bias(&RelativeBiasSource { heads: HEADS, max_distance: DISTANCE, by_distance }).unwrap()
         };
-        d.plan_slots(3).unwrap();
+        d.plan_slots(slot_plan(3)).unwrap();
         Rig {
             table: d.embedding(&net.table.view()).unwrap(),
             encoder: (attention(d, &net.encoder.0, false), forward(d, &net.encoder.1)),
@@ -271,9 +272,9 @@ impl Rig {
             history: d.kv_pool(kv(9, 16)).unwrap(),
             prefix: d.kv_pool(kv(3, 4)).unwrap(),
             own: d.own_slab(slab).unwrap(),
-            prompts: d.token_lane(ROWS).unwrap(),
-            prefixes: d.token_lane(ROWS).unwrap(),
-            cohort: d.cohort_lane(ROWS, DEPTH + 1).unwrap(),
+            prompts: d.token_lane(ROWS, Queue::Prefill).unwrap(),
+            prefixes: d.token_lane(ROWS, Queue::Search).unwrap(),
+            cohort: d.cohort_lane(cohort_plan(ROWS, DEPTH + 1)).unwrap(),
             residual: d.buffer(ROWS, HIDDEN, Dtype::F32).unwrap(),
             normed: d.buffer(ROWS, HIDDEN, compute).unwrap(),
             qkv: d.buffer(ROWS, 3 * WIDTH, Dtype::F32).unwrap(),

@@ -1,6 +1,6 @@
 //! Logits and log-normalisers against f64, for level lists that overlap, repeat and leave tokens out.
 
-use super::{assert_close, devices, noise, read, rounded, write};
+use super::{assert_close, cohort_plan, devices, noise, read, rounded, slot_plan, write};
 use crate::device::cpu::CpuDevice;
 use crate::device::{
     Cohort, CohortRequest, Device, DeviceError, Dtype, Head, HeadArgs, HeadSource, Normalizer, Rows, Target, Tensor,
@@ -28,8 +28,8 @@ impl Rig {
         let matrix = TensorView::owned("head", vec![vocabulary, HIDDEN], weights(vocabulary));
         let source = HeadSource { matrix, level_tokens: levels.to_vec(), whole_vocabulary: whole };
         let head = device.head_weight(&source).unwrap();
-        device.plan_slots(1).unwrap();
-        let lane = device.cohort_lane(rows, 3).unwrap();
+        device.plan_slots(slot_plan(1)).unwrap();
+        let lane = device.cohort_lane(cohort_plan(rows, 3)).unwrap();
         let widest = levels.iter().map(Vec::len).max().unwrap();
         Rig {
             lane,

@@ -11,7 +11,7 @@ mod search;
 use half::bf16;
 
 use super::{CpuDevice, Isa};
-use crate::device::{Dtype, Tensor};
+use crate::device::{CohortPlan, Dtype, SlotPlan, Tensor};
 
 /// Instruction sets of this machine.
 fn sets() -> impl Iterator<Item = Isa> {
@@ -24,27 +24,25 @@ fn devices(threads: usize) -> impl Iterator<Item = CpuDevice> {
     sets().flat_map(both)
 }
 
+/// Room for what these tests hold.
+fn slot_plan(slots: usize) -> SlotPlan {
+    SlotPlan { slots, history_pages: 16, prefix_pages: 1 }
+}
+
+/// Room for a cohort of any requests that fit `rows`.
+fn cohort_plan(rows: usize, steps: usize) -> CohortPlan {
+    CohortPlan { rows, steps, requests: rows, banned_nodes: 1 << 16 }
+}
+
 /// Overwrites a row's first columns.
 fn write(device: &mut CpuDevice, tensor: Tensor, row: usize, values: &[f32]) {
-    let mut buffer = device.store.write("test", tensor);
-    let place = row * tensor.stride..row * tensor.stride + values.len();
-    match tensor.dtype {
-        Dtype::F32 => buffer.elements_mut::<f32>(tensor)[place].copy_from_slice(values),
-        Dtype::Bf16 => {
-            let out = &mut buffer.elements_mut::<bf16>(tensor)[place];
-            out.iter_mut().zip(values).for_each(|(out, &x)| *out = bf16::from_f32(x));
-        }
-    }
+    let view = tensor.columns(0, values.len());
+    device.store.write("test", view).set_row(view, row, values);
 }
 
 /// A row, widened.
 fn read(device: &CpuDevice, tensor: Tensor, row: usize) -> Vec<f32> {
-    let buffer = device.store.read("test", tensor);
-    let place = row * tensor.stride..row * tensor.stride + tensor.cols;
-    match tensor.dtype {
-        Dtype::F32 => buffer.elements::<f32>(tensor)[place].to_vec(),
-        Dtype::Bf16 => buffer.elements::<bf16>(tensor)[place].iter().map(|x| x.to_f32()).collect(),
-    }
+    device.store.read("test", tensor).row(tensor, row)
 }
 
 /// What a value becomes in the compute type.

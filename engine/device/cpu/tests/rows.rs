@@ -2,9 +2,9 @@
 
 use half::{bf16, f16};
 
-use super::{assert_close, devices, noise, read, write};
+use super::{assert_close, cohort_plan, devices, noise, read, slot_plan, write};
 use crate::device::{
-    Cohort, CohortRequest, Device, DeviceError, Dtype, NormArgs, Rows, SlotState, Span, Tensor, TokenBatch,
+    Cohort, CohortRequest, Device, DeviceError, Dtype, NormArgs, Queue, Rows, SlotState, Span, Tensor, TokenBatch,
 };
 use crate::export::TensorView;
 
@@ -22,8 +22,8 @@ fn norms_agree_with_f64_and_write_live_rows_only() {
             let vector = device.vector(&TensorView::owned("norm", vec![cols], weight.clone()), 0.5).unwrap();
             let x = device.buffer(rows, cols + 3, Dtype::F32).unwrap().columns(3, cols);
             let out = device.buffer(rows, cols, compute).unwrap();
-            device.plan_slots(1).unwrap();
-            let lane = device.token_lane(rows).unwrap();
+            device.plan_slots(slot_plan(1)).unwrap();
+            let lane = device.token_lane(rows, Queue::Prefill).unwrap();
             device.write_tokens(lane, &TokenBatch { tokens: vec![0; 4], spans: vec![span(0, 0, 4, true)] }).unwrap();
             for row in 0..rows {
                 write(&mut device, x, row, &noise(row as u64 + 10, cols).iter().map(|x| x * 8.0).collect::<Vec<_>>());
@@ -56,8 +56,8 @@ fn a_norm_depends_on_its_row_alone() {
         let weight = device.vector(&TensorView::owned("norm", vec![cols], noise(3, cols)), 1.0).unwrap();
         let x = device.buffer(300, cols, Dtype::F32).unwrap();
         let out = device.buffer(300, cols, Dtype::F32).unwrap();
-        device.plan_slots(1).unwrap();
-        let lane = device.token_lane(300).unwrap();
+        device.plan_slots(slot_plan(1)).unwrap();
+        let lane = device.token_lane(300, Queue::Prefill).unwrap();
         let mut run = |rows: u32| {
             let batch = TokenBatch { tokens: vec![0; rows as usize], spans: vec![span(0, 0, rows, true)] };
             device.write_tokens(lane, &batch).unwrap();
@@ -78,8 +78,8 @@ fn embeddings_widen_every_type_and_refuse_tokens_beyond_the_table() {
     let table =
         device.embedding(&TensorView::owned("shared", vec![6, 3], (0..18).map(|x| x as f32).collect())).unwrap();
     let out = device.buffer(4, 3, Dtype::F32).unwrap();
-    device.plan_slots(2).unwrap();
-    let lane = device.token_lane(4).unwrap();
+    device.plan_slots(slot_plan(2)).unwrap();
+    let lane = device.token_lane(4, Queue::Prefill).unwrap();
     let mut batch = TokenBatch { tokens: vec![5, 0, 2], spans: vec![span(0, 0, 2, true), span(1, 2, 1, true)] };
     device.write_tokens(lane, &batch).unwrap();
     device.embed(Rows::Tokens(lane), table, out).unwrap();
@@ -93,7 +93,7 @@ fn embeddings_widen_every_type_and_refuse_tokens_beyond_the_table() {
         "{error}"
     );
     // A new cohort's root beams have no token yet; embedding them is legal and reads token 0.
-    let cohorts = device.cohort_lane(4, 2).unwrap();
+    let cohorts = device.cohort_lane(cohort_plan(4, 2)).unwrap();
     let request = |first_row| CohortRequest { slot: 0, beams: 2, first_row, banned_nodes: Vec::new() };
     device.write_cohort(cohorts, &Cohort { requests: vec![request(0), request(2)] }).unwrap();
     device.embed(Rows::Beams(cohorts), table, out).unwrap();
@@ -109,16 +109,16 @@ fn last_rows_travel_to_slots_and_back() {
         let compact = device.buffer(3, 4, compute).unwrap();
         let slots: Tensor = device.buffer(5, 4, compute).unwrap();
         let back = device.buffer(2, 4, compute).unwrap();
-        device.plan_slots(5).unwrap();
+        device.plan_slots(slot_plan(5)).unwrap();
         device.write_slot(4, &SlotState::default()).unwrap();
-        let lane = device.token_lane(6).unwrap();
+        let lane = device.token_lane(6, Queue::Prefill).unwrap();
         let spans = vec![span(4, 0, 2, true), span(1, 2, 1, false), span(2, 3, 3, true)];
         device.write_tokens(lane, &TokenBatch { tokens: vec![0; 6], spans }).unwrap();
         (0..6).for_each(|row| write(&mut device, from, row, &[row as f32; 4]));
         device.gather_last(lane, from, compact).unwrap();
         device.store_slots(lane, compact, slots).unwrap();
         assert_eq!((0..5).map(|slot| read(&device, slots, slot)[3]).collect::<Vec<_>>(), [0.0, 0.0, 5.0, 0.0, 1.0]);
-        let cohorts = device.cohort_lane(8, 2).unwrap();
+        let cohorts = device.cohort_lane(cohort_plan(8, 2)).unwrap();
         let request = |slot, first_row| CohortRequest { slot, beams: 4, first_row, banned_nodes: Vec::new() };
         device.write_cohort(cohorts, &Cohort { requests: vec![request(2, 0), request(4, 4)] }).unwrap();
         device.load_slots(cohorts, slots, back).unwrap();
@@ -132,8 +132,8 @@ fn a_wrong_shape_names_the_operation() {
     let mut device = devices(1).next().unwrap();
     let weight = device.vector(&TensorView::owned("norm", vec![9], vec![1.0; 9]), 1.0).unwrap();
     let x = device.buffer(4, 8, Dtype::F32).unwrap();
-    device.plan_slots(1).unwrap();
-    let lane = device.token_lane(4).unwrap();
+    device.plan_slots(slot_plan(1)).unwrap();
+    let lane = device.token_lane(4, Queue::Prefill).unwrap();
     device.write_tokens(lane, &TokenBatch { tokens: vec![0; 2], spans: vec![span(0, 0, 2, true)] }).unwrap();
     let _ = device.norm(&NormArgs { rows: Rows::Tokens(lane), x, weight, eps: 1e-6, out: x });
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::{sets, write};
+use super::{cohort_plan, sets, slot_plan, write};
 use crate::catalog::{Catalog, CatalogBuilder, NewItem};
 use crate::device::cpu::{CpuDevice, Isa};
 use crate::device::{Beam, Cohort, CohortRequest, Device, Dtype, ExpandArgs, Head, HeadSource};
@@ -141,8 +141,8 @@ fn select(isa: Isa, threads: usize, case: &Case, wishes: &[Wish]) -> Vec<Vec<(Ve
     let widest = usize::from(*case.codes.iter().max().unwrap());
     let logits = device.buffer(rows, widest + 1, Dtype::F32).unwrap().columns(1, widest);
     let lognorm = device.buffer(rows, 1, Dtype::F32).unwrap();
-    device.plan_slots(wishes.len()).unwrap();
-    let lane = device.cohort_lane(rows, case.codes.len()).unwrap();
+    device.plan_slots(slot_plan(wishes.len())).unwrap();
+    let lane = device.cohort_lane(cohort_plan(rows, case.codes.len())).unwrap();
     let head = head_of(&mut device, &case.codes);
     let handle = device.trie(&trie.catalog).unwrap();
     device.write_cohort(lane, &cohort_of(&trie, case, wishes)).unwrap();

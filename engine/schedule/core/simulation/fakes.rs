@@ -5,10 +5,10 @@ use std::sync::{Arc, OnceLock};
 use super::world::Shared;
 use crate::catalog::{Catalog, SourceOptions, read_source};
 use crate::device::{
-    Beam, BeamAttentionArgs, Cohort, CohortLane, Device, DeviceError, DeviceFacts, Dtype, Embedding, ExpandArgs,
-    ForceArgs, Head, HeadArgs, HeadSource, HistoryAttentionArgs, KvPool, KvShape, Linear, LinearArgs, LinearSource,
-    NormArgs, OwnShape, OwnSlab, RelativeBias, RelativeBiasSource, Rope, RopeSource, Rows, SlotState, Target, Tensor,
-    TokenBatch, TokenLane, TrieId, Vector, WriteKvArgs,
+    Beam, BeamAttentionArgs, Cohort, CohortLane, CohortPlan, Device, DeviceError, DeviceFacts, Dtype, Embedding,
+    ExpandArgs, ForceArgs, Head, HeadArgs, HeadSource, HistoryAttentionArgs, KvPool, KvShape, Linear, LinearArgs,
+    LinearSource, NormArgs, OwnShape, OwnSlab, Queue, RelativeBias, RelativeBiasSource, Rope, RopeSource, Rows,
+    SlotPlan, SlotState, Target, Tensor, TokenBatch, TokenLane, TrieId, Vector, WriteKvArgs,
 };
 use crate::export::{Manifest, TensorView};
 use crate::model::{CohortLanes, Model};
@@ -112,6 +112,15 @@ impl Device for FakeDevice {
         self.world.lock().write_cohort(lane.0 as usize, cohort)
     }
 
+    fn replay(
+        &mut self,
+        _: (CohortLane, TokenLane),
+        _: usize,
+        body: &mut dyn FnMut(&mut dyn Device) -> Result<(), DeviceError>,
+    ) -> Result<(), DeviceError> {
+        body(self)
+    }
+
     fn head(&mut self, args: &HeadArgs) -> Result<(), DeviceError> {
         let mut world = self.world.lock();
         let (lane, step) = match (args.rows, args.target) {
@@ -137,7 +146,14 @@ impl Device for FakeDevice {
         self.world.lock().read_beams(lane.0 as usize)
     }
 
-    // What only models and start-up use.
+    // What only models, start-up and checks use.
+
+    fn read_buffer(&mut self, _: Tensor, _: usize) -> Result<Vec<f32>, DeviceError> {
+        unreachable!()
+    }
+    fn write_buffer(&mut self, _: Tensor, _: &[f32]) -> Result<(), DeviceError> {
+        unreachable!()
+    }
 
     fn linear_weight(&mut self, _: &LinearSource) -> Result<Linear, DeviceError> {
         unreachable!()
@@ -160,13 +176,13 @@ impl Device for FakeDevice {
     fn own_slab(&mut self, _: OwnShape) -> Result<OwnSlab, DeviceError> {
         unreachable!()
     }
-    fn plan_slots(&mut self, _: usize) -> Result<(), DeviceError> {
+    fn plan_slots(&mut self, _: SlotPlan) -> Result<(), DeviceError> {
         unreachable!()
     }
-    fn token_lane(&mut self, _: usize) -> Result<TokenLane, DeviceError> {
+    fn token_lane(&mut self, _: usize, _: Queue) -> Result<TokenLane, DeviceError> {
         unreachable!()
     }
-    fn cohort_lane(&mut self, _: usize, _: usize) -> Result<CohortLane, DeviceError> {
+    fn cohort_lane(&mut self, _: CohortPlan) -> Result<CohortLane, DeviceError> {
         unreachable!()
     }
     fn embed(&mut self, _: Rows, _: Embedding, _: Tensor) -> Result<(), DeviceError> {
