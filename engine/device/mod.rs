@@ -25,6 +25,7 @@
 //! reached through an ancestor table: reordering beams copies no KV.
 
 pub mod cpu;
+pub mod cuda;
 
 use std::sync::Arc;
 
@@ -82,10 +83,18 @@ pub enum DeviceError {
     /// The requested device or instruction set is not there.
     #[error("{0}")]
     Unavailable(String),
-    /// A launch or copy failed; the requests of the batch fail with it.
+    /// An operation refused its input; the requests of the batch fail with it, and the device goes on.
     #[error("device operation {op} failed: {reason}")]
     Failed {
         /// Operation.
+        op: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A launch, copy or wait failed. Everything that the device held is lost; it has to be opened again.
+    #[error("device lost in {op}: {reason}")]
+    Lost {
+        /// What was under way; errors may show later than they happen.
         op: &'static str,
         /// What the driver said.
         reason: String,

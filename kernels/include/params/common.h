@@ -14,8 +14,8 @@
 typedef struct PagedKeys {
     uint64_t keys;        /* T[pages][kv_heads][page_tokens][dim]; T is the compute type */
     uint64_t values;      /* the same shape */
-    uint64_t lengths;     /* u32[slots][2]: valid tokens of the segment in element 0 of a pair */
-    uint64_t block_table; /* u32[slots][table_stride]: page ids */
+    uint64_t lengths;     /* u32: valid tokens of slot s at lengths[s * table_stride] */
+    uint64_t block_table; /* u32: page ids of slot s from block_table[s * table_stride] on */
     uint32_t table_stride;
     uint32_t page_tokens;
     uint32_t kv_heads;

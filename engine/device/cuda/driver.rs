@@ -1,0 +1,348 @@
+//! The driver behind checked calls: a context, the two queues as streams, the kernels by name, copies, events.
+//!
+//! Everything here takes addresses that [`super::memory::Memory`] handed out, so every `unsafe` block of this device rests on
+//! one invariant: memory is freed only when the whole device is dropped, after its queues have run dry. Nothing here knows an
+//! operation.
+
+use std::collections::BTreeMap;
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute, CUfunction_attribute_enum as FunctionAttribute};
+use cudarc::driver::{
+    CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaModule, CudaStream, DeviceRepr, DriverError, LaunchConfig,
+    PushKernelArg, result,
+};
+use cudarc::nvrtc::Ptx;
+
+use crate::device::{DeviceError, Queue};
+
+/// A kernel of the images: which module holds it, and the dynamic shared memory it may be launched with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Kernel {
+    /// File in `kernels/`, without its ending.
+    pub(super) module: &'static str,
+    pub(super) name: &'static str,
+    /// Most bytes of dynamic shared memory of any launch.
+    pub(super) dynamic_shared: u32,
+}
+
+/// Where a launch runs and in what shape.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    pub(super) queue: Queue,
+    pub(super) grid: [u32; 3],
+    pub(super) threads: u32,
+    pub(super) dynamic_shared: u32,
+}
+
+/// A parameter struct as the driver takes it.
+#[repr(transparent)]
+struct Parameters<P>(P);
+
+// SAFETY: `P` is one of the generated `repr(C)` structs of plain integers and floats that the kernel declares as its only
+// parameter; their sizes are compared with the images by a test.
+unsafe impl<P: Copy> DeviceRepr for Parameters<P> {}
+
+/// A captured sequence of operations.
+pub(super) struct Recording(CudaGraph);
+
+// SAFETY: a graph may be used by one thread at a time (CUDA, "graphs thread safety"), and a device is owned by one thread.
+unsafe impl Send for Recording {}
+
+/// A marker in a queue.
+pub(super) struct Marker(CudaEvent);
+
+/// The card, as far as it matters here.
+#[derive(Clone, Debug)]
+pub(super) struct Card {
+    pub(super) name: String,
+    /// (major, minor)
+    pub(super) compute_capability: (u32, u32),
+    /// e.g. 12090
+    pub(super) driver_version: u32,
+    pub(super) multiprocessors: u32,
+}
+
+/// One context with its queues and kernels.
+pub(super) struct Driver {
+    context: Arc<CudaContext>,
+    prefill: Arc<CudaStream>,
+    search: Arc<CudaStream>,
+    functions: BTreeMap<&'static str, CudaFunction>,
+    card: Card,
+}
+
+/// What went wrong, as a device error: memory that ran out is told apart from a context that is broken for good.
+pub(super) fn failed(op: &'static str, error: DriverError) -> DeviceError {
+    let text = |text: Result<&std::ffi::CStr, DriverError>| {
+        text.map_or_else(|_| format!("{:?}", error.0), |text| text.to_string_lossy().into_owned())
+    };
+    DeviceError::Lost { op, reason: format!("{}: {}", text(error.error_name()), text(error.error_string())) }
+}
+
+/// Whether a driver can be loaded at all.
+pub(super) fn is_present() -> bool {
+    // SAFETY: only looks for the library.
+    unsafe { sys::is_culib_present() }
+}
+
+/// Number of cards, or why there are none.
+pub(super) fn count() -> Result<u32, DeviceError> {
+    if !is_present() {
+        return Err(DeviceError::Unavailable(
+            "no CUDA driver (libcuda.so.1) on this machine; --device cpu needs none".to_owned(),
+        ));
+    }
+    let none = |error: DriverError| {
+        let DeviceError::Lost { reason, .. } = failed("start", error) else { unreachable!("failed() gives Lost") };
+        DeviceError::Unavailable(format!("the CUDA driver does not start: {reason}"))
+    };
+    result::init().map_err(none)?;
+    let count = result::device::get_count().map_err(none)?;
+    match u32::try_from(count) {
+        Ok(count) if count > 0 => Ok(count),
+        _ => Err(DeviceError::Unavailable("the CUDA driver is there, but no card".to_owned())),
+    }
+}
+
+impl Driver {
+    /// Opens card `ordinal`; kernels are loaded afterwards.
+    pub(super) fn open(ordinal: u32) -> Result<Driver, DeviceError> {
+        let cards = count()?;
+        if ordinal >= cards {
+            return Err(DeviceError::Unavailable(format!("no card {ordinal}: the driver knows {cards}")));
+        }
+        let start = |error| failed("start", error);
+        let context = CudaContext::new(ordinal as usize).map_err(start)?;
+        // SAFETY: this device orders its queues itself, by markers.
+        unsafe { context.disable_event_tracking() };
+        let (major, minor) = context.compute_capability().map_err(start)?;
+        let attribute = |which| context.attribute(which).map(|value| value.unsigned_abs()).map_err(start);
+        let mut driver_version = 0;
+        // SAFETY: writes one integer.
+        unsafe { sys::cuDriverGetVersion(&mut driver_version) }.result().map_err(start)?;
+        let card = Card {
+            name: context.name().map_err(start)?,
+            compute_capability: (major.unsigned_abs(), minor.unsigned_abs()),
+            driver_version: driver_version.unsigned_abs(),
+            multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+        };
+        if card.compute_capability < (8, 0) {
+            let (major, minor) = card.compute_capability;
+            return Err(DeviceError::Unavailable(format!(
+                "card {ordinal} ({}) has compute capability {major}.{minor}; 8.0 is needed",
+                card.name
+            )));
+        }
+        // Search goes first where both want the card: its requests have waited longer.
+        let search = context.new_stream_with_priority(-1).map_err(start)?;
+        let prefill = context.new_stream_with_priority(0).map_err(start)?;
+        Ok(Driver { context, prefill, search, functions: BTreeMap::new(), card })
+    }
+
+    pub(super) fn card(&self) -> &Card {
+        &self.card
+    }
+
+    /// Loads the first of `images` that the driver takes.
+    pub(super) fn load(&self, images: &[Vec<u8>]) -> Result<Arc<CudaModule>, DriverError> {
+        let mut refused = DriverError(sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU);
+        for image in images {
+            match self.context.load_module(Ptx::from_binary(image.clone())) {
+                Ok(module) => return Ok(module),
+                Err(error) => refused = error,
+            }
+        }
+        Err(refused)
+    }
+
+    /// Finds a kernel in a loaded module and allows it its shared memory.
+    pub(super) fn add_kernel(&mut self, module: &Arc<CudaModule>, kernel: &Kernel) -> Result<(), DeviceError> {
+        let start = |error| failed(kernel.name, error);
+        let function = module.load_function(kernel.name).map_err(start)?;
+        if kernel.dynamic_shared > 48 << 10 {
+            let most = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            function.set_attribute(most, kernel.dynamic_shared as i32).map_err(start)?;
+        }
+        self.functions.insert(kernel.name, function);
+        Ok(())
+    }
+
+    fn stream(&self, queue: Queue) -> &Arc<CudaStream> {
+        match queue {
+            Queue::Prefill => &self.prefill,
+            Queue::Search => &self.search,
+        }
+    }
+
+    /// Enqueues a kernel. An empty grid is nothing to do.
+    ///
+    /// # Panics
+    /// If the kernel is in no module's list, or wants more shared memory than it said.
+    pub(super) fn launch<P: Copy>(&self, kernel: &Kernel, shape: Shape, parameters: P) -> Result<(), DeviceError> {
+        if shape.grid.contains(&0) {
+            return Ok(());
+        }
+        assert!(shape.dynamic_shared <= kernel.dynamic_shared, "{}: {shape:?}", kernel.name);
+        let function = self.functions.get(kernel.name).unwrap_or_else(|| panic!("{} was not loaded", kernel.name));
+        let parameters = Parameters(parameters);
+        let config = LaunchConfig {
+            grid_dim: shape.grid.into(),
+            block_dim: (shape.threads, 1, 1),
+            shared_mem_bytes: shape.dynamic_shared,
+        };
+        let mut launch = self.stream(shape.queue).launch_builder(function);
+        launch.arg(&parameters);
+        // SAFETY: the kernel's one parameter is `P`; the addresses in it are of planned memory that outlives the queues.
+        unsafe { launch.launch(config) }.map(drop).map_err(|error| failed(kernel.name, error))
+    }
+
+    /// Allocates device memory.
+    pub(super) fn allocate(&self, bytes: usize) -> Result<u64, DriverError> {
+        self.context.bind_to_thread()?;
+        // SAFETY: the size is not zero; whoever gets the address frees it once.
+        unsafe { result::malloc_sync(bytes.max(1)) }
+    }
+
+    /// Frees what [`Driver::allocate`] gave. An error means that the context is broken, and its memory gone with it.
+    pub(super) fn free(&self, address: u64) {
+        if self.context.bind_to_thread().is_ok() {
+            // SAFETY: `Memory` calls this once for each address, when nothing is enqueued any more.
+            drop(unsafe { result::free_sync(address) });
+        }
+    }
+
+    /// (free, total) bytes of the card.
+    pub(super) fn memory(&self) -> Result<(usize, usize), DriverError> {
+        self.context.mem_get_info()
+    }
+
+    /// Enqueues zeroing.
+    pub(super) fn zero(&self, queue: Queue, address: u64, bytes: usize) -> Result<(), DriverError> {
+        self.context.bind_to_thread()?;
+        // SAFETY: the range is planned memory.
+        unsafe { result::memset_d8_async(address, 0, bytes, self.stream(queue).cu_stream()) }
+    }
+
+    /// Copies to the card and waits. Planning and inspection only.
+    pub(super) fn write(&self, address: u64, bytes: &[u8]) -> Result<(), DriverError> {
+        self.context.bind_to_thread()?;
+        // SAFETY: the range is planned memory of at least that size.
+        unsafe { result::memcpy_htod_sync(address, bytes) }
+    }
+
+    /// Copies from the card and waits. Inspection only.
+    pub(super) fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), DriverError> {
+        self.context.bind_to_thread()?;
+        // SAFETY: the range is planned memory of at least that size.
+        unsafe { result::memcpy_dtoh_sync(bytes, address) }
+    }
+
+    /// Enqueues a copy from pinned memory.
+    ///
+    /// # Safety
+    /// `from` stays valid and unchanged until the copy has run.
+    pub(super) unsafe fn enqueue_write(&self, queue: Queue, address: u64, from: &[u32]) -> Result<(), DriverError> {
+        self.context.bind_to_thread()?;
+        // SAFETY: the range is planned memory; the source is the caller's promise.
+        unsafe { result::memcpy_htod_async(address, from, self.stream(queue).cu_stream()) }
+    }
+
+    /// Enqueues a copy to pinned memory.
+    ///
+    /// # Safety
+    /// `to` stays valid and unread until the copy has run.
+    pub(super) unsafe fn enqueue_read(&self, queue: Queue, address: u64, to: &mut [u32]) -> Result<(), DriverError> {
+        self.context.bind_to_thread()?;
+        // SAFETY: the range is planned memory; the target is the caller's promise.
+        unsafe { result::memcpy_dtoh_async(to, address, self.stream(queue).cu_stream()) }
+    }
+
+    /// Page-locked host memory of `words` zeroed `u32`s.
+    pub(super) fn pin(&self, words: usize) -> Result<Pinned, DriverError> {
+        self.context.bind_to_thread()?;
+        let bytes = words.max(1) * size_of::<u32>();
+        // SAFETY: plain memory (no flags: cached, so that it is fast to read); freed by `Pinned`.
+        let base = unsafe { result::malloc_host(bytes, 0) }?.cast::<u32>();
+        // SAFETY: the block is `bytes` long and no one else has it.
+        unsafe { base.write_bytes(0, words.max(1)) };
+        Ok(Pinned { base, words, context: Arc::clone(&self.context) })
+    }
+
+    /// A marker that nothing has passed yet.
+    pub(super) fn marker(&self) -> Result<Marker, DriverError> {
+        self.context.new_event(None).map(Marker)
+    }
+
+    /// Puts the marker behind what is enqueued.
+    pub(super) fn mark(&self, queue: Queue, marker: &Marker) -> Result<(), DriverError> {
+        marker.0.record(self.stream(queue))
+    }
+
+    /// What is enqueued from now on waits for the marker.
+    pub(super) fn follow(&self, queue: Queue, marker: &Marker) -> Result<(), DriverError> {
+        self.stream(queue).wait(&marker.0)
+    }
+
+    /// Waits on the host.
+    pub(super) fn wait(&self, marker: &Marker) -> Result<(), DriverError> {
+        marker.0.synchronize()
+    }
+
+    /// Waits on the host for everything.
+    pub(super) fn drain(&self) -> Result<(), DriverError> {
+        self.prefill.synchronize()?;
+        self.search.synchronize()
+    }
+
+    /// Operations of the search queue are recorded from now on instead of run.
+    pub(super) fn begin_recording(&self) -> Result<(), DriverError> {
+        self.search.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+    }
+
+    /// Ends a recording; `None` if it is empty.
+    pub(super) fn end_recording(&self) -> Result<Option<Recording>, DriverError> {
+        Ok(self.search.end_capture(sys::CUgraphInstantiate_flags(0))?.map(Recording))
+    }
+
+    /// Enqueues a recording on the search queue.
+    pub(super) fn replay(&self, recording: &Recording) -> Result<(), DriverError> {
+        recording.0.launch()
+    }
+}
+
+/// Page-locked host memory.
+pub(super) struct Pinned {
+    base: *mut u32,
+    words: usize,
+    context: Arc<CudaContext>,
+}
+
+// SAFETY: the block belongs to this value alone.
+unsafe impl Send for Pinned {}
+
+impl std::ops::Deref for Pinned {
+    type Target = [u32];
+
+    fn deref(&self) -> &[u32] {
+        // SAFETY: allocated with this length and zeroed.
+        unsafe { std::slice::from_raw_parts(self.base, self.words) }
+    }
+}
+
+impl std::ops::DerefMut for Pinned {
+    fn deref_mut(&mut self) -> &mut [u32] {
+        // SAFETY: allocated with this length and zeroed; borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.base, self.words) }
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        if self.context.bind_to_thread().is_ok() {
+            // SAFETY: allocated by `malloc_host`, freed once.
+            drop(unsafe { result::free_host(self.base.cast::<c_void>()) });
+        }
+    }
+}

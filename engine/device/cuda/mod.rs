@@ -1,0 +1,457 @@
+//! The CUDA device: the same operations as the CPU's, as kernels on one card.
+//!
+//! Operations only enqueue, on one of two queues; each is one or a few kernels of `kernels/`, launched by a file of [`ops`]. A
+//! launch's parameters hold addresses and shapes that never change; what varies by request is read on the card from the
+//! lanes, so that a step can be recorded once and replayed. The host waits in [`Device::read_beams`], and where a staging
+//! buffer's last copy has not run yet.
+//!
+//! A CUDA error ([`DeviceError::Lost`]) breaks the context for good: whoever owns the device drops it and opens another.
+
+mod driver;
+mod graphs;
+mod kv;
+mod lanes;
+mod memory;
+mod ops;
+mod slots;
+mod staging;
+mod weights;
+
+use std::sync::Arc;
+
+use half::bf16;
+
+use self::driver::{Driver, Kernel, Marker, Pinned, failed};
+use self::graphs::{Graphs, Key};
+use self::kv::{Pool, Slab};
+use self::lanes::{Cohorts, Tokens};
+use self::memory::{Memory, Purpose};
+use self::slots::Slots;
+use self::weights::Weights;
+use super::{
+    Beam, BeamAttentionArgs, Cohort, CohortLane, CohortPlan, Device, DeviceError, DeviceFacts, Dtype, Embedding,
+    ExpandArgs, ForceArgs, Head, HeadArgs, HeadSource, HistoryAttentionArgs, KvPool, KvShape, Linear, LinearArgs,
+    LinearSource, NormArgs, OwnShape, OwnSlab, Queue, RelativeBias, RelativeBiasSource, Rope, RopeSource, Rows,
+    SlotPlan, SlotState, Tensor, TokenBatch, TokenLane, TrieId, Vector, WriteKvArgs,
+};
+use crate::catalog::Catalog;
+use crate::export::TensorView;
+
+/// A planned buffer.
+#[derive(Clone, Copy, Debug)]
+struct Buffer {
+    address: u64, // [rows, stride]
+    rows: usize,
+    stride: usize,
+    dtype: Dtype,
+}
+
+/// The rows that an operation covers.
+#[derive(Clone, Copy, Debug)]
+struct RowSet {
+    /// Address of the `u32` that holds how many there are.
+    live: u64,
+    /// Rows to launch for: a bucket that holds them.
+    bucket: usize,
+    queue: Queue,
+}
+
+/// Where a cohort's results land on the host.
+struct Results {
+    words: Pinned, // node [rows], score [rows], live [requests]
+    done: Marker,
+}
+
+/// The device. Fields are dropped in order: the memory plan waits for the queues before anything they use goes.
+pub struct CudaDevice {
+    memory: Memory,
+    graphs: Graphs,
+    facts: DeviceFacts,
+    buffers: Vec<Buffer>,
+    weights: Weights,
+    pools: Vec<Pool>,
+    slabs: Vec<Slab>,
+    slots: Option<Slots>,
+    tokens: Vec<Tokens>,
+    cohorts: Vec<Cohorts>,
+    results: Vec<Results>, // [cohort lanes]
+    scratch: ops::Scratch,
+    /// End of the prefill, or of the search, that the other queue has to follow.
+    prefilled: Marker,
+    searched: Marker,
+    driver: Arc<Driver>,
+}
+
+/// Appends and returns the handle's number.
+fn add<T>(list: &mut Vec<T>, item: T) -> u32 {
+    list.push(item);
+    list.len() as u32 - 1
+}
+
+/// Cards that a driver on this machine offers.
+///
+/// # Errors
+/// [`DeviceError::Unavailable`] with the reason when there is no driver or no card.
+pub fn cards() -> Result<u32, DeviceError> {
+    driver::count()
+}
+
+impl CudaDevice {
+    /// Opens card `ordinal` and loads the kernels for `compute`.
+    ///
+    /// # Errors
+    /// [`DeviceError::Unavailable`] when there is no such card, or no kernel image that its driver takes.
+    pub fn open(ordinal: u32, compute: Dtype) -> Result<CudaDevice, DeviceError> {
+        let mut driver = Driver::open(ordinal)?;
+        ops::load_kernels(&mut driver, compute)?;
+        let card = driver.card().clone();
+        let (major, minor) = card.compute_capability;
+        let driver = Arc::new(driver);
+        let marker = || driver.marker().map_err(|error| failed("start", error));
+        Ok(CudaDevice {
+            memory: Memory::new(Arc::clone(&driver)),
+            graphs: Graphs::default(),
+            facts: DeviceFacts { name: format!("cuda:{ordinal}/sm_{major}{minor}"), compute, threads: 1 },
+            buffers: Vec::new(),
+            weights: Weights::default(),
+            pools: Vec::new(),
+            slabs: Vec::new(),
+            slots: None,
+            tokens: Vec::new(),
+            cohorts: Vec::new(),
+            results: Vec::new(),
+            scratch: ops::Scratch::default(),
+            prefilled: marker()?,
+            searched: marker()?,
+            driver,
+        })
+    }
+
+    /// How many steps are recorded.
+    pub fn recorded_steps(&self) -> usize {
+        self.graphs.len()
+    }
+
+    fn slots(&self) -> &Slots {
+        self.slots.as_ref().expect("plan_slots comes before lanes and writes")
+    }
+
+    fn token_lane_of(&self, lane: TokenLane) -> &Tokens {
+        &self.tokens[lane.0 as usize]
+    }
+
+    fn cohort_lane_of(&self, lane: CohortLane) -> &Cohorts {
+        &self.cohorts[lane.0 as usize]
+    }
+
+    /// What an operation over `rows` is launched for.
+    fn row_set(&self, rows: Rows) -> RowSet {
+        match rows {
+            Rows::Tokens(lane) => {
+                let lane = self.token_lane_of(lane);
+                RowSet { live: lane.view().rows, bucket: lane.extent.rows, queue: lane.queue }
+            }
+            Rows::Last(lane) => {
+                let lane = self.token_lane_of(lane);
+                RowSet { live: lane.view().lasts, bucket: lane.extent.lasts, queue: lane.queue }
+            }
+            Rows::Requests(lane) => {
+                let lane = self.cohort_lane_of(lane);
+                RowSet { live: lane.view().requests_count, bucket: lane.extent.requests, queue: Queue::Search }
+            }
+            Rows::Beams(lane) => {
+                let lane = self.cohort_lane_of(lane);
+                RowSet { live: lane.view().rows, bucket: lane.extent.rows, queue: Queue::Search }
+            }
+        }
+    }
+
+    /// Address of a view's first element.
+    ///
+    /// # Panics
+    /// If the view is not one of a buffer, or has fewer than `rows` rows or other than `cols` columns: a bug in a model file.
+    fn place(&self, op: &str, tensor: Tensor, rows: usize, cols: usize) -> u64 {
+        let buffer = self.buffers.get(tensor.buffer as usize).unwrap_or_else(|| panic!("{op}: no buffer {tensor:?}"));
+        assert!(
+            tensor.dtype == buffer.dtype
+                && tensor.stride == buffer.stride
+                && tensor.rows <= buffer.rows
+                && tensor.first_col + tensor.cols <= buffer.stride,
+            "{op}: {tensor:?} is no view of {buffer:?}"
+        );
+        assert!(tensor.rows >= rows && tensor.cols == cols, "{op}: {tensor:?} for {rows} rows of {cols} columns");
+        buffer.address + (tensor.first_col * tensor.dtype.bytes()) as u64
+    }
+
+    fn launch<P: Copy>(&self, kernel: &Kernel, shape: driver::Shape, parameters: P) -> Result<(), DeviceError> {
+        self.driver.launch(kernel, shape, parameters)
+    }
+}
+
+impl Device for CudaDevice {
+    fn facts(&self) -> &DeviceFacts {
+        &self.facts
+    }
+
+    fn buffer(&mut self, rows: usize, cols: usize, dtype: Dtype) -> Result<Tensor, DeviceError> {
+        let stride = cols.next_multiple_of(64);
+        let what = format!("buffer [{rows}, {cols}] {}", dtype.name());
+        let bytes = rows.checked_mul(stride).and_then(|elements| elements.checked_mul(dtype.bytes()));
+        let Some(bytes) = bytes else {
+            let reason = "more than the address space".to_owned();
+            return Err(DeviceError::OutOfMemory { what, bytes: usize::MAX, reason });
+        };
+        let address = self.memory.zeroed(Purpose::Workspace, what, bytes)?;
+        let buffer = add(&mut self.buffers, Buffer { address, rows, stride, dtype });
+        Ok(Tensor { buffer, rows, first_col: 0, cols, stride, dtype })
+    }
+
+    fn linear_weight(&mut self, source: &LinearSource) -> Result<Linear, DeviceError> {
+        let packed = ops::linear::pack(&mut self.memory, self.facts.compute, source)?;
+        Ok(Linear(add(&mut self.weights.linears, packed)))
+    }
+
+    fn vector(&mut self, values: &TensorView, scale: f32) -> Result<Vector, DeviceError> {
+        let vector = weights::vector(&mut self.memory, values, scale)?;
+        Ok(Vector(add(&mut self.weights.vectors, vector)))
+    }
+
+    fn embedding(&mut self, matrix: &TensorView) -> Result<Embedding, DeviceError> {
+        let table = weights::table(&mut self.memory, matrix)?;
+        Ok(Embedding(add(&mut self.weights.embeddings, table)))
+    }
+
+    fn head_weight(&mut self, source: &HeadSource) -> Result<Head, DeviceError> {
+        let head = ops::head::pack(&mut self.memory, self.facts.compute, source)?;
+        Ok(Head(add(&mut self.weights.heads, head)))
+    }
+
+    fn relative_bias(&mut self, source: &RelativeBiasSource) -> Result<RelativeBias, DeviceError> {
+        let bias = weights::bias(&mut self.memory, source)?;
+        Ok(RelativeBias(add(&mut self.weights.biases, bias)))
+    }
+
+    fn rope(&mut self, source: &RopeSource) -> Result<Rope, DeviceError> {
+        let tables = weights::rope(&mut self.memory, source)?;
+        Ok(Rope(add(&mut self.weights.ropes, tables)))
+    }
+
+    fn kv_pool(&mut self, shape: KvShape) -> Result<KvPool, DeviceError> {
+        let pool = Pool::plan(&mut self.memory, shape, self.facts.compute)?;
+        Ok(KvPool(add(&mut self.pools, pool)))
+    }
+
+    fn own_slab(&mut self, shape: OwnShape) -> Result<OwnSlab, DeviceError> {
+        let slab = Slab::plan(&mut self.memory, shape, self.facts.compute)?;
+        Ok(OwnSlab(add(&mut self.slabs, slab)))
+    }
+
+    fn trie(&mut self, catalog: &Arc<Catalog>) -> Result<TrieId, DeviceError> {
+        let levels = weights::trie(&mut self.memory, catalog)?;
+        Ok(TrieId(add(&mut self.weights.tries, levels)))
+    }
+
+    fn plan_slots(&mut self, plan: SlotPlan) -> Result<(), DeviceError> {
+        self.slots = Some(Slots::plan(&self.driver, &mut self.memory, plan)?);
+        Ok(())
+    }
+
+    fn token_lane(&mut self, rows: usize, queue: Queue) -> Result<TokenLane, DeviceError> {
+        let room = (rows, self.slots().count());
+        let lane = Tokens::plan(&self.driver, &mut self.memory, room, queue)?;
+        Ok(TokenLane(add(&mut self.tokens, lane)))
+    }
+
+    fn cohort_lane(&mut self, plan: CohortPlan) -> Result<CohortLane, DeviceError> {
+        let lane = Cohorts::plan(&self.driver, &mut self.memory, plan)?;
+        let pinned = self.driver.pin(2 * plan.rows + plan.requests).map_err(|error| failed("pin", error))?;
+        let done = self.driver.marker().map_err(|error| failed("pin", error))?;
+        self.results.push(Results { words: pinned, done });
+        Ok(CohortLane(add(&mut self.cohorts, lane)))
+    }
+
+    fn planned_bytes(&self) -> (usize, usize, usize) {
+        let [weights, kv, rest] =
+            [Purpose::Weights, Purpose::Kv, Purpose::Workspace].map(|purpose| self.memory.bytes(purpose));
+        (weights, kv, rest)
+    }
+
+    fn write_slot(&mut self, slot: u32, state: &SlotState) -> Result<(), DeviceError> {
+        // A cohort that was given up may still read this slot's former pages.
+        let in_use = |lane: &Cohorts| lane.outstanding && lane.requests.iter().any(|request| request.1 == slot);
+        if self.cohorts.iter().any(in_use) {
+            let follow = || {
+                self.driver.mark(Queue::Search, &self.searched)?;
+                self.driver.follow(Queue::Prefill, &self.searched)
+            };
+            follow().map_err(|error| failed("write_slot", error))?;
+        }
+        self.slots.as_mut().expect("plan_slots comes before writes").write(slot, state)
+    }
+
+    fn write_tokens(&mut self, lane: TokenLane, batch: &TokenBatch) -> Result<(), DeviceError> {
+        let slots = self.slots().count();
+        self.tokens[lane.0 as usize].write(batch, slots)
+    }
+
+    fn write_cohort(&mut self, lane: CohortLane, cohort: &Cohort) -> Result<(), DeviceError> {
+        let slots = self.slots.as_ref().expect("plan_slots comes before writes");
+        self.cohorts[lane.0 as usize].write(cohort, slots)?;
+        let follow = || {
+            self.driver.mark(Queue::Prefill, &self.prefilled)?;
+            self.driver.follow(Queue::Search, &self.prefilled)
+        };
+        follow().map_err(|error| failed("write_cohort", error))?;
+        self.run_begin_cohort(lane)
+    }
+
+    fn replay(
+        &mut self,
+        lanes: (CohortLane, TokenLane),
+        step: usize,
+        body: &mut dyn FnMut(&mut dyn Device) -> Result<(), DeviceError>,
+    ) -> Result<(), DeviceError> {
+        let broken = |error| failed("replay", error);
+        let key = Key {
+            lanes: (lanes.0.0, lanes.1.0),
+            step,
+            cohort: self.cohort_lane_of(lanes.0).extent,
+            prefix: self.token_lane_of(lanes.1).extent,
+        };
+        if let Some(recording) = self.graphs.find(&key) {
+            self.driver.replay(recording).map_err(broken)?;
+            self.cohorts[lanes.0.0 as usize].chosen = step + 1;
+            return Ok(());
+        }
+        self.driver.begin_recording().map_err(broken)?;
+        let outcome = body(self);
+        // Ended in any case: a queue that goes on recording would run nothing ever again.
+        let recording = self.driver.end_recording();
+        outcome?;
+        if let Some(recording) = recording.map_err(broken)? {
+            self.driver.replay(&recording).map_err(broken)?;
+            self.graphs.keep(key, recording);
+        }
+        Ok(())
+    }
+
+    fn embed(&mut self, rows: Rows, table: Embedding, out: Tensor) -> Result<(), DeviceError> {
+        self.run_embed(rows, table, out)
+    }
+
+    fn norm(&mut self, args: &NormArgs) -> Result<(), DeviceError> {
+        self.run_norm(args)
+    }
+
+    fn linear(&mut self, args: &LinearArgs) -> Result<(), DeviceError> {
+        self.run_linear(args)
+    }
+
+    fn write_kv(&mut self, args: &WriteKvArgs) -> Result<(), DeviceError> {
+        self.run_write_kv(args)
+    }
+
+    fn history_attention(&mut self, args: &HistoryAttentionArgs) -> Result<(), DeviceError> {
+        self.run_history_attention(args)
+    }
+
+    fn beam_attention(&mut self, args: &BeamAttentionArgs) -> Result<(), DeviceError> {
+        self.run_beam_attention(args)
+    }
+
+    fn gather_last(&mut self, lane: TokenLane, from: Tensor, to: Tensor) -> Result<(), DeviceError> {
+        self.run_gather_last(lane, from, to)
+    }
+
+    fn store_slots(&mut self, lane: TokenLane, from: Tensor, to: Tensor) -> Result<(), DeviceError> {
+        self.run_store_slots(lane, from, to)
+    }
+
+    fn load_slots(&mut self, lane: CohortLane, from: Tensor, to: Tensor) -> Result<(), DeviceError> {
+        self.run_load_slots(lane, from, to)
+    }
+
+    fn head(&mut self, args: &HeadArgs) -> Result<(), DeviceError> {
+        self.run_head(args)
+    }
+
+    fn expand_select(&mut self, args: &ExpandArgs) -> Result<(), DeviceError> {
+        let lane = args.lane.0 as usize;
+        assert_eq!(args.level, self.cohorts[lane].chosen, "expand_select: level after tokens chosen");
+        self.run_expand_select(args)?;
+        self.cohorts[lane].chosen += 1;
+        Ok(())
+    }
+
+    fn force_token(&mut self, args: &ForceArgs) -> Result<(), DeviceError> {
+        let lane = args.lane.0 as usize;
+        assert_eq!(args.step, self.cohorts[lane].chosen, "force_token: step after tokens chosen");
+        self.run_force_token(args)?;
+        self.cohorts[lane].chosen += 1;
+        Ok(())
+    }
+
+    fn read_beams(&mut self, lane: CohortLane) -> Result<Vec<Vec<Beam>>, DeviceError> {
+        let index = lane.0 as usize;
+        let (cohort, results) = (&mut self.cohorts[index], &mut self.results[index]);
+        let state = cohort.now();
+        let rows = cohort.extent.rows;
+        let requests = cohort.requests.len();
+        let (nodes, rest) = results.words.split_at_mut(rows);
+        let (scores, rest) = rest.split_at_mut(rows);
+        let parts = [(state.node, nodes), (state.score, scores), (state.live, &mut rest[..requests])];
+        let read = || {
+            for (address, part) in parts {
+                // SAFETY: the pinned words live as long as the device and are read after the marker below has passed.
+                unsafe { self.driver.enqueue_read(Queue::Search, address, part) }?;
+            }
+            self.driver.mark(Queue::Search, &results.done)?;
+            self.driver.wait(&results.done)
+        };
+        read().map_err(|error| failed("read_beams", error))?;
+        cohort.outstanding = false;
+        let words: &[u32] = &results.words;
+        let beam = |row: usize| Beam { leaf: words[row], score: f32::from_bits(words[rows + row]) };
+        let of = |(index, &(first_row, _)): (usize, &(u32, u32))| {
+            let live = words[2 * rows + index];
+            (first_row..first_row + live).map(|row| beam(row as usize)).collect()
+        };
+        Ok(cohort.requests.iter().enumerate().map(of).collect())
+    }
+
+    fn read_buffer(&mut self, tensor: Tensor, rows: usize) -> Result<Vec<f32>, DeviceError> {
+        let broken = |error| failed("read_buffer", error);
+        let base = self.place("read_buffer", tensor, rows, tensor.cols);
+        self.driver.drain().map_err(broken)?;
+        let width = tensor.dtype.bytes();
+        let mut bytes = vec![0u8; tensor.cols * width];
+        let mut values = Vec::with_capacity(rows * tensor.cols);
+        for row in 0..rows {
+            let address = base + (row * tensor.stride * width) as u64;
+            self.driver.read(address, &mut bytes).map_err(broken)?;
+            match tensor.dtype {
+                Dtype::F32 => values.extend(bytes.chunks_exact(4).map(bytemuck::pod_read_unaligned::<f32>)),
+                Dtype::Bf16 => {
+                    values.extend(bytes.chunks_exact(2).map(|x| bytemuck::pod_read_unaligned::<bf16>(x).to_f32()));
+                }
+            }
+        }
+        Ok(values)
+    }
+
+    fn write_buffer(&mut self, tensor: Tensor, values: &[f32]) -> Result<(), DeviceError> {
+        let broken = |error| failed("write_buffer", error);
+        let base = self.place("write_buffer", tensor, values.len() / tensor.cols, tensor.cols);
+        self.driver.drain().map_err(broken)?;
+        let width = tensor.dtype.bytes();
+        for (row, values) in values.chunks(tensor.cols).enumerate() {
+            let address = base + (row * tensor.stride * width) as u64;
+            let bytes: Vec<u8> = match tensor.dtype {
+                Dtype::F32 => bytemuck::cast_slice(values).to_vec(),
+                Dtype::Bf16 => values.iter().flat_map(|&x| bf16::from_f32(x).to_bits().to_le_bytes()).collect(),
+            };
+            self.driver.write(address, &bytes).map_err(broken)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,135 @@
+//! What comes from an export or a catalogue, as it lies on the card.
+
+use std::sync::Arc;
+
+use super::memory::{Memory, Purpose};
+use super::ops::head::PackedHead;
+use super::ops::linear::PackedLinear;
+use crate::catalog::Catalog;
+use crate::device::{DeviceError, RelativeBiasSource, RopeSource};
+use crate::export::{TensorView, WeightDtype};
+
+/// An f32 vector.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct VectorOnCard {
+    pub(super) address: u64,
+    pub(super) len: usize,
+}
+
+/// An embedding table in the type of its file.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Table {
+    pub(super) address: u64, // [rows, cols], dense
+    pub(super) dtype: WeightDtype,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+}
+
+/// A relative bias.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bias {
+    pub(super) address: u64, // f32[heads][2 * max_distance + 1]
+    pub(super) heads: usize,
+    pub(super) max_distance: usize,
+}
+
+/// RoPE tables.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RopeTables {
+    pub(super) cos: u64, // f32[positions][half]
+    pub(super) sin: u64, // f32[positions][half]
+    pub(super) positions: usize,
+    pub(super) half: usize,
+}
+
+/// One level of a trie.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TrieLevel {
+    pub(super) codes: u64,       // u16[nodes]
+    pub(super) first_child: u64, // u32[nodes above + 1]
+    pub(super) nodes: usize,
+    /// Codes of the level: one more than the largest code there may be.
+    pub(super) code_count: usize,
+}
+
+/// Everything that handles of weights point to.
+#[derive(Default)]
+pub(super) struct Weights {
+    pub(super) linears: Vec<PackedLinear>,
+    pub(super) vectors: Vec<VectorOnCard>,
+    pub(super) embeddings: Vec<Table>,
+    pub(super) heads: Vec<PackedHead>,
+    pub(super) biases: Vec<Bias>,
+    pub(super) ropes: Vec<RopeTables>,
+    pub(super) tries: Vec<Vec<TrieLevel>>,
+}
+
+fn bad(tensor: &TensorView, reason: String) -> DeviceError {
+    DeviceError::BadWeight { name: tensor.name().to_owned(), reason }
+}
+
+/// Checks that a tensor is a matrix.
+pub(super) fn expect_matrix(tensor: &TensorView, what: &str) -> Result<(), DeviceError> {
+    match tensor.shape() {
+        [_, _] => Ok(()),
+        shape => Err(bad(tensor, format!("{what}, not {shape:?}"))),
+    }
+}
+
+/// Uploads a vector, scaled.
+pub(super) fn vector(memory: &mut Memory, tensor: &TensorView, scale: f32) -> Result<VectorOnCard, DeviceError> {
+    let [len] = *tensor.shape() else {
+        return Err(bad(tensor, format!("a scale is a vector, not {:?}", tensor.shape())));
+    };
+    let values: Vec<f32> = tensor.to_f32().into_iter().map(|value| value * scale).collect();
+    let address = memory.holding(Purpose::Weights, tensor.name().to_owned(), bytemuck::cast_slice(&values))?;
+    Ok(VectorOnCard { address, len })
+}
+
+/// Uploads an embedding table as it is.
+pub(super) fn table(memory: &mut Memory, tensor: &TensorView) -> Result<Table, DeviceError> {
+    expect_matrix(tensor, "an embedding table is [vocabulary, hidden]")?;
+    let address = memory.holding(Purpose::Weights, tensor.name().to_owned(), tensor.bytes())?;
+    Ok(Table { address, dtype: tensor.dtype(), rows: tensor.rows(), cols: tensor.cols() })
+}
+
+/// Uploads a relative bias.
+pub(super) fn bias(memory: &mut Memory, source: &RelativeBiasSource) -> Result<Bias, DeviceError> {
+    let RelativeBiasSource { heads, max_distance, by_distance } = source;
+    assert_eq!(by_distance.len(), heads * (2 * max_distance + 1), "relative_bias: {heads} heads");
+    let address = memory.holding(Purpose::Weights, "relative bias".to_owned(), bytemuck::cast_slice(by_distance))?;
+    Ok(Bias { address, heads: *heads, max_distance: *max_distance })
+}
+
+/// Uploads RoPE tables.
+pub(super) fn rope(memory: &mut Memory, source: &RopeSource) -> Result<RopeTables, DeviceError> {
+    let RopeSource { positions, cos, sin } = source;
+    assert!(cos.len() == sin.len() && cos.len().is_multiple_of((*positions).max(1)), "rope");
+    let mut upload =
+        |what: &str, values: &[f32]| memory.holding(Purpose::Weights, what.to_owned(), bytemuck::cast_slice(values));
+    Ok(RopeTables {
+        cos: upload("RoPE cosines", cos)?,
+        sin: upload("RoPE sines", sin)?,
+        positions: *positions,
+        half: cos.len() / (*positions).max(1),
+    })
+}
+
+/// Uploads a catalogue's trie.
+pub(super) fn trie(memory: &mut Memory, catalog: &Arc<Catalog>) -> Result<Vec<TrieLevel>, DeviceError> {
+    let mut levels = Vec::with_capacity(catalog.levels());
+    for level in 0..catalog.levels() {
+        let codes = catalog.level_codes(level);
+        let root = [0, codes.len() as u32];
+        let first_child = level.checked_sub(1).map_or(&root[..], |above| catalog.first_child(above));
+        let mut upload =
+            |what: &str, bytes: &[u8]| memory.holding(Purpose::Weights, format!("trie level {level}, {what}"), bytes);
+        levels.push(TrieLevel {
+            codes: upload("codes", bytemuck::cast_slice(codes))?,
+            first_child: upload("first children", bytemuck::cast_slice(first_child))?,
+            nodes: codes.len(),
+            code_count: catalog.codes(level) as usize,
+        });
+    }
+    Ok(levels)
+}
