@@ -1,0 +1,101 @@
+//! Both devices side by side, and the numbers that tests feed them.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use sidereal::device::cpu::{CpuDevice, Isa};
+use sidereal::device::cuda::CudaDevice;
+use sidereal::device::{CohortPlan, Device, Dtype, SlotPlan, Tensor};
+
+/// Loads the driver that the tests run on; the first call decides.
+pub fn driver() {
+    static LOADED: OnceLock<libloading::Library> = OnceLock::new();
+    match std::env::var("SIDEREAL_TEST_DRIVER").as_deref() {
+        Ok("real") => {}
+        Ok(other) if other != "emulated" => panic!("SIDEREAL_TEST_DRIVER={other}: real or emulated"),
+        _ => {
+            LOADED.get_or_init(|| {
+                let path = stand_in();
+                // SAFETY: our own library, whose initialisers do nothing. Once it is loaded, the engine's search for
+                // libcuda.so.1 finds it by its soname.
+                unsafe { libloading::os::unix::Library::open(Some(&path), libc::RTLD_NOW | libc::RTLD_GLOBAL) }
+                    .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+                    .into()
+            });
+        }
+    }
+}
+
+/// `target/<profile>/libcuda.so`, beside the folder of this test's binary.
+fn stand_in() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let profile = test.ancestors().nth(2).unwrap();
+    let path = profile.join("libcuda.so");
+    assert!(
+        path.exists(),
+        "{} is missing: `cargo build -p gpu-emulator-driver` makes it (cargo test --workspace does so by itself)",
+        path.display()
+    );
+    path
+}
+
+/// The CUDA device.
+pub fn cuda(compute: Dtype) -> CudaDevice {
+    driver();
+    CudaDevice::open(0, compute).unwrap()
+}
+
+/// The oracle: the plain scalar CPU device.
+pub fn oracle(compute: Dtype) -> CpuDevice {
+    CpuDevice::new(Isa::Scalar, compute, 1).unwrap()
+}
+
+/// Both compute types.
+pub const TYPES: [Dtype; 2] = [Dtype::F32, Dtype::Bf16];
+
+/// Room for short tests.
+pub fn slot_plan(slots: usize, history_pages: usize) -> SlotPlan {
+    SlotPlan { slots, history_pages, prefix_pages: 2 }
+}
+
+/// Room for any requests that fit `rows`.
+pub fn cohort_plan(rows: usize, steps: usize) -> CohortPlan {
+    CohortPlan { rows, steps, requests: rows, banned_nodes: 1 << 12 }
+}
+
+/// Numbers between -1 and 1, the same for the same seed.
+pub fn noise(seed: u64, len: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x1234_5678;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..len + 4).map(|_| next()).skip(4).collect()
+}
+
+/// A buffer of `rows x cols` that holds noise; dead rows behind `live` hold NaN, which must reach no result.
+pub fn noisy(device: &mut dyn Device, seed: u64, shape: (usize, usize, usize), dtype: Dtype) -> Tensor {
+    let (rows, live, cols) = shape;
+    let tensor = device.buffer(rows, cols, dtype).unwrap();
+    let mut values = noise(seed, rows * cols);
+    values[live * cols..].fill(f32::NAN);
+    device.write_buffer(tensor, &values).unwrap();
+    tensor
+}
+
+/// Numbers agree to within `tolerance`, absolutely; the worst one is named.
+pub fn assert_close(what: &str, actual: &[f32], expected: &[f32], tolerance: f32) {
+    assert_eq!(actual.len(), expected.len(), "{what}");
+    for (index, (&actual, &expected)) in actual.iter().zip(expected).enumerate() {
+        let error = (actual - expected).abs();
+        assert!(error <= tolerance, "{what}: element {index} is {actual} and not {expected}");
+    }
+}
+
+/// Numbers are the same, bit for bit.
+pub fn assert_same(what: &str, actual: &[f32], expected: &[f32]) {
+    let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+    assert_eq!(bits(actual), bits(expected), "{what}");
+}
