@@ -42,7 +42,7 @@ fn stand_in() -> PathBuf {
 /// The CUDA device.
 pub fn cuda(compute: Dtype) -> CudaDevice {
     driver();
-    CudaDevice::open(0, compute).unwrap()
+    CudaDevice::open(0, compute, &std::env::temp_dir()).unwrap()
 }
 
 /// The oracle: the plain scalar CPU device.

@@ -15,6 +15,7 @@ use cudarc::driver::{
 };
 use cudarc::nvrtc::Ptx;
 
+use super::images::Card;
 use crate::device::{DeviceError, Queue};
 
 /// A kernel of the images: which module holds it, and the dynamic shared memory it may be launched with.
@@ -55,12 +56,10 @@ pub(super) struct Marker(CudaEvent);
 
 /// The card, as far as it matters here.
 #[derive(Clone, Debug)]
-pub(super) struct Card {
+pub(super) struct CardFacts {
     pub(super) name: String,
-    /// (major, minor)
-    pub(super) compute_capability: (u32, u32),
-    /// e.g. 12090
-    pub(super) driver_version: u32,
+    /// What images have to suit.
+    pub(super) card: Card,
     pub(super) multiprocessors: u32,
 }
 
@@ -70,7 +69,7 @@ pub(super) struct Driver {
     prefill: Arc<CudaStream>,
     search: Arc<CudaStream>,
     functions: BTreeMap<&'static str, CudaFunction>,
-    card: Card,
+    facts: CardFacts,
 }
 
 /// What went wrong, as a device error: memory that ran out is told apart from a context that is broken for good.
@@ -122,39 +121,33 @@ impl Driver {
         let mut driver_version = 0;
         // SAFETY: writes one integer.
         unsafe { sys::cuDriverGetVersion(&mut driver_version) }.result().map_err(start)?;
-        let card = Card {
-            name: context.name().map_err(start)?,
-            compute_capability: (major.unsigned_abs(), minor.unsigned_abs()),
-            driver_version: driver_version.unsigned_abs(),
-            multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
-        };
-        if card.compute_capability < (8, 0) {
-            let (major, minor) = card.compute_capability;
+        let name = context.name().map_err(start)?;
+        if major < 8 {
             return Err(DeviceError::Unavailable(format!(
-                "card {ordinal} ({}) has compute capability {major}.{minor}; 8.0 is needed",
-                card.name
+                "card {ordinal} ({name}) has compute capability {major}.{minor}; 8.0 is needed"
             )));
         }
+        let facts = CardFacts {
+            name,
+            card: Card {
+                capability: 10 * major.unsigned_abs() + minor.unsigned_abs(),
+                driver: driver_version.unsigned_abs(),
+            },
+            multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+        };
         // Search goes first where both want the card: its requests have waited longer.
         let search = context.new_stream_with_priority(-1).map_err(start)?;
         let prefill = context.new_stream_with_priority(0).map_err(start)?;
-        Ok(Driver { context, prefill, search, functions: BTreeMap::new(), card })
+        Ok(Driver { context, prefill, search, functions: BTreeMap::new(), facts })
     }
 
-    pub(super) fn card(&self) -> &Card {
-        &self.card
+    pub(super) fn facts(&self) -> &CardFacts {
+        &self.facts
     }
 
-    /// Loads the first of `images` that the driver takes.
-    pub(super) fn load(&self, images: &[Vec<u8>]) -> Result<Arc<CudaModule>, DriverError> {
-        let mut refused = DriverError(sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU);
-        for image in images {
-            match self.context.load_module(Ptx::from_binary(image.clone())) {
-                Ok(module) => return Ok(module),
-                Err(error) => refused = error,
-            }
-        }
-        Err(refused)
+    /// Loads an image.
+    pub(super) fn load(&self, image: &[u8]) -> Result<Arc<CudaModule>, DriverError> {
+        self.context.load_module(Ptx::from_binary(image.to_vec()))
     }
 
     /// Finds a kernel in a loaded module and allows it its shared memory.

@@ -9,14 +9,18 @@
 
 mod driver;
 mod graphs;
+mod image_cache;
+pub mod images;
 mod kv;
 mod lanes;
 mod memory;
+mod nvrtc;
 mod ops;
 mod slots;
 mod staging;
 mod weights;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use half::bf16;
@@ -97,21 +101,27 @@ pub fn cards() -> Result<u32, DeviceError> {
 }
 
 impl CudaDevice {
-    /// Opens card `ordinal` and loads the kernels for `compute`.
+    /// Opens card `ordinal` and loads the kernels for `compute`. `cache` is where kernels that have to be compiled are kept.
     ///
     /// # Errors
     /// [`DeviceError::Unavailable`] when there is no such card, or no kernel image that its driver takes.
-    pub fn open(ordinal: u32, compute: Dtype) -> Result<CudaDevice, DeviceError> {
+    pub fn open(ordinal: u32, compute: Dtype, cache: &Path) -> Result<CudaDevice, DeviceError> {
         let mut driver = Driver::open(ordinal)?;
-        ops::load_kernels(&mut driver, compute)?;
-        let card = driver.card().clone();
-        let (major, minor) = card.compute_capability;
+        ops::load_kernels(&mut driver, compute, cache)?;
+        let card = driver.facts();
+        let name = format!("cuda:{ordinal}/sm_{}", card.card.capability);
+        tracing::info!(
+            card = card.name,
+            driver = card.card.driver,
+            multiprocessors = card.multiprocessors,
+            "card opened"
+        );
         let driver = Arc::new(driver);
         let marker = || driver.marker().map_err(|error| failed("start", error));
         Ok(CudaDevice {
             memory: Memory::new(Arc::clone(&driver)),
             graphs: Graphs::default(),
-            facts: DeviceFacts { name: format!("cuda:{ordinal}/sm_{major}{minor}"), compute, threads: 1 },
+            facts: DeviceFacts { name, compute, threads: 1 },
             buffers: Vec::new(),
             weights: Weights::default(),
             pools: Vec::new(),

@@ -7,7 +7,10 @@ pub(super) mod head;
 pub(super) mod linear;
 mod pending;
 
+use std::path::Path;
+
 use super::driver::{Driver, Kernel};
+use super::images;
 use crate::device::{DeviceError, Dtype};
 
 /// Memory between an operation's kernels, planned with the lanes and weights that decide its size.
@@ -19,10 +22,19 @@ fn kernels(_: Dtype) -> Vec<Kernel> {
     Vec::new()
 }
 
-/// Loads the images that hold the kernels for `compute`.
-pub(super) fn load_kernels(_: &mut Driver, compute: Dtype) -> Result<(), DeviceError> {
-    for kernel in kernels(compute) {
-        return Err(DeviceError::Unavailable(format!("no image of {}", kernel.name)));
+/// Loads the modules that hold the kernels for `compute`, each once.
+pub(super) fn load_kernels(driver: &mut Driver, compute: Dtype, cache: &Path) -> Result<(), DeviceError> {
+    let mut kernels = kernels(compute);
+    kernels.sort_by_key(|kernel| kernel.module);
+    for kernels in kernels.chunk_by(|a, b| a.module == b.module) {
+        let name = kernels[0].module;
+        let module = images::module(name).unwrap_or_else(|| panic!("no file kernels/{name}.cu"));
+        let card = driver.facts().card;
+        let loaded = images::load(module, card, cache, |image| driver.load(image))
+            .map_err(|error| DeviceError::Unavailable(error.to_string()))?;
+        for kernel in kernels {
+            driver.add_kernel(&loaded, kernel)?;
+        }
     }
     Ok(())
 }
