@@ -10,13 +10,16 @@ use crate::device::Dtype;
 use crate::schedule::{DeviceChoice, DeviceKind, EngineConfig, Limits};
 
 /// `--device`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum DeviceName {
-    /// The best there is.
-    #[default]
-    Auto,
-    /// The CPU.
-    Cpu,
+fn device_kind(text: &str) -> Result<DeviceKind, String> {
+    match text.split_once(':') {
+        None if text == "auto" => Ok(DeviceKind::Auto),
+        None if text == "cpu" => Ok(DeviceKind::Cpu),
+        None if text == "cuda" => Ok(DeviceKind::Cuda(0)),
+        Some(("cuda", number)) => {
+            number.parse().map(DeviceKind::Cuda).map_err(|_| format!("cuda:{number}: a card's number is needed"))
+        }
+        _ => Err("auto, cpu, cuda and cuda:N are known".to_owned()),
+    }
 }
 
 /// `--dtype`.
@@ -30,32 +33,33 @@ pub enum DtypeName {
 }
 
 /// Which device computes.
-#[derive(Clone, Copy, Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub struct DeviceArgs {
-    /// Device that computes
-    #[arg(long, value_enum, default_value_t, value_name = "DEVICE")]
-    pub device: DeviceName,
+    /// Device that computes: auto, cpu, cuda or cuda:N; auto is the first card if there is one, else the CPU
+    #[arg(long, default_value = "auto", value_name = "DEVICE", value_parser = device_kind)]
+    pub device: DeviceKind,
     /// Type of GEMM inputs and KV
     #[arg(long, value_enum, default_value_t, value_name = "TYPE")]
     pub dtype: DtypeName,
     /// Compute threads [default: one a core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
+    /// Where compiled kernels are kept [default: the user's cache directory]
+    #[arg(long, value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
 }
 
 impl DeviceArgs {
     /// The engine's terms.
-    pub fn choice(self) -> DeviceChoice {
+    pub fn choice(&self) -> DeviceChoice {
         DeviceChoice {
-            kind: match self.device {
-                DeviceName::Auto => DeviceKind::Auto,
-                DeviceName::Cpu => DeviceKind::Cpu,
-            },
+            kind: self.device,
             dtype: Some(match self.dtype {
                 DtypeName::F32 => Dtype::F32,
                 DtypeName::Bf16 => Dtype::Bf16,
             }),
             threads: self.threads.map(usize::from),
+            cache: self.cache_dir.clone(),
         }
     }
 }

@@ -21,6 +21,9 @@ use crate::serve::{Address, Server, ServerConfig, Service};
 /// How often a server that nobody stops is looked at.
 const WATCH: Duration = Duration::from_secs(1);
 
+/// Why a server ends by itself.
+const LOST: &str = "the device was lost and could not be brought back (the log says why); start the server again";
+
 /// Longest secret: a wrong file, or a device without an end, must not fill the memory.
 const MAX_SECRET_BYTES: u64 = 64 << 10;
 
@@ -99,9 +102,10 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     let told_to_stop = watch_signals()?;
     let server = Server::start(sockets, Arc::clone(&engine) as Arc<dyn Service>)?;
     announce(&server, engine.facts(), args.json)?;
-    let signal = loop {
+    let reason = loop {
         match told_to_stop.recv_timeout(WATCH) {
-            Ok(signal) => break signal,
+            Ok(signal) => break signal_name(signal).unwrap_or("a signal"),
+            Err(RecvTimeoutError::Timeout) if engine.has_given_up() => break LOST,
             Err(RecvTimeoutError::Timeout) if !server.has_ended() => {}
             // The socket loop ends by itself only when the system fails it; then nobody can reach the engine any more.
             Err(_) => {
@@ -110,7 +114,8 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
             }
         }
     };
-    drain(server, engine, signal, args.drain_timeout)
+    drain(server, engine, reason, args.drain_timeout)?;
+    if reason == LOST { Err(Failure::environment(LOST)) } else { Ok(()) }
 }
 
 /// A secret from its file, which may be a pipe.
@@ -168,8 +173,8 @@ fn announce(server: &Server, facts: &EngineFacts, json: bool) -> Result<(), Fail
 }
 
 /// Answers what was accepted, and ends.
-fn drain(server: Server, engine: Arc<Engine>, signal: i32, timeout: Duration) -> Result<(), Failure> {
-    tracing::info!(signal = signal_name(signal), "draining");
+fn drain(server: Server, engine: Arc<Engine>, reason: &str, timeout: Duration) -> Result<(), Failure> {
+    tracing::info!(reason, "draining");
     let report = server.drain(timeout);
     if report.unanswered > 0 {
         // The engine is still at work on them; waiting for it to end would wait for as long as they take.

@@ -4,9 +4,11 @@
 //! enqueues one step of each cohort. Prefill and decode are never mixed in one launch; nobody waits for another's whole
 //! request. The thread never blocks on a socket, a file or a lock: it meets the host thread in bounded queues.
 //!
-//! Here is who is let in, who gets what, and who is dropped; [`prefill`] and [`search`] drive the device.
+//! Here is who is let in, who gets what, and who is dropped; [`prefill`] and [`search`] drive the device, [`recovery`] opens
+//! it again when it is lost.
 
 mod prefill;
+mod recovery;
 mod search;
 #[cfg(test)]
 pub(in crate::schedule) mod simulation;
@@ -23,6 +25,7 @@ use crate::kv::PageAllocator;
 use crate::model::{CohortLanes, Model};
 use crate::request::{Refusal, RefusalKind};
 use crate::schedule::cost::CostModel;
+use crate::schedule::load::LoadError;
 use crate::schedule::resolve::Resolved;
 use crate::schedule::stats::Stats;
 use crate::schedule::ticket::Ticket;
@@ -60,13 +63,22 @@ pub(super) struct Marks {
 /// Tells the time; the simulation has a clock of its own.
 pub(super) type Clock = Box<dyn Fn() -> Instant + Send>;
 
-/// What the loop is built from.
-pub(super) struct Parts {
+/// A device and everything that lives on it.
+pub(super) struct Hardware {
     pub device: Box<dyn Device>,
     pub model: Box<dyn Model>,
     pub searcher: Searcher,
     pub prefill_lane: TokenLane,
     pub cohort_lanes: Vec<CohortLanes>,
+}
+
+/// Opens the device once more, as at start.
+pub(super) type Reopen = Box<dyn FnMut() -> Result<Hardware, LoadError> + Send>;
+
+/// What the loop is built from.
+pub(super) struct Parts {
+    pub hardware: Hardware,
+    pub reopen: Reopen,
     pub geometry: Geometry,
     pub stats: Arc<Stats>,
     pub clock: Clock,
@@ -100,7 +112,14 @@ struct Running {
 
 /// The loop's state.
 pub(super) struct Core {
-    parts: Parts,
+    /// `None` while the device is opened again, and for good when that did not help.
+    hardware: Option<Hardware>,
+    reopen: Reopen,
+    /// When the device was last lost.
+    lost_at: Option<Instant>,
+    geometry: Geometry,
+    stats: Arc<Stats>,
+    clock: Clock,
     incoming: Receiver<Newcomer>,
     outgoing: Sender<Finished>,
     /// Requests without a slot, most urgent first; the number breaks ties by arrival.
@@ -121,7 +140,8 @@ pub(super) struct Core {
 
 impl Core {
     pub fn new(parts: Parts, incoming: Receiver<Newcomer>, outgoing: Sender<Finished>) -> Core {
-        let slots = parts.geometry.slots;
+        let Parts { hardware, reopen, geometry, stats, clock } = parts;
+        let slots = geometry.slots;
         let slot_count = u32::try_from(slots).expect("slots are few");
         Core {
             incoming,
@@ -130,14 +150,19 @@ impl Core {
             arrivals: 0,
             slots: (0..slots).map(|_| None).collect(),
             free_slots: (0..slot_count).rev().collect(),
-            pages: PageAllocator::new(parts.geometry.history_pages),
+            pages: PageAllocator::new(geometry.history_pages),
             prefilling: Vec::with_capacity(slots),
             prefill: None,
             ready: Vec::with_capacity(slots),
-            searches: parts.cohort_lanes.iter().map(|_| None).collect(),
-            cost: CostModel::new(parts.geometry.prefill_tokens, parts.geometry.cohort_rows),
+            searches: hardware.cohort_lanes.iter().map(|_| None).collect(),
+            cost: CostModel::new(geometry.prefill_tokens, geometry.cohort_rows),
             closed: false,
-            parts,
+            hardware: Some(hardware),
+            reopen,
+            lost_at: None,
+            geometry,
+            stats,
+            clock,
         }
     }
 
@@ -175,7 +200,7 @@ impl Core {
     }
 
     fn now(&self) -> Instant {
-        (self.parts.clock)()
+        (self.clock)()
     }
 
     /// Nothing to do: sleeps until somebody comes. The timeout only bounds how stale the statistics get.
@@ -208,7 +233,10 @@ impl Core {
             return newcomer.ticket.answer(Err(refusal));
         }
         let (tokens, beams) = (newcomer.resolved.tokens.len(), newcomer.resolved.beams as usize);
-        let Geometry { cohort_rows, history_pages, .. } = self.parts.geometry;
+        if self.hardware.is_none() {
+            return newcomer.ticket.refuse(RefusalKind::DeviceFailed, recovery::GIVEN_UP);
+        }
+        let Geometry { cohort_rows, history_pages, .. } = self.geometry;
         // The door's bounds keep such requests out; one that got here would stop the queue for ever.
         if tokens == 0 || self.pages_for(tokens) > history_pages || beams > cohort_rows {
             let message =
@@ -243,7 +271,7 @@ impl Core {
     }
 
     fn pages_for(&self, tokens: usize) -> usize {
-        tokens.div_ceil(self.parts.geometry.page_tokens)
+        tokens.div_ceil(self.geometry.page_tokens)
     }
 
     /// Answers requests whose caller or clock has stopped them, wherever they can still be taken out. A batch or a cohort
@@ -330,16 +358,24 @@ impl Core {
         }
     }
 
+    /// The device while anything runs on it.
+    fn hardware(&mut self) -> &mut Hardware {
+        self.hardware.as_mut().expect("nothing is scheduled without a device")
+    }
+
     /// Refuses the requests of a batch that the device failed.
     fn fail(&mut self, slots: Vec<u32>, error: &DeviceError) {
         tracing::error!(%error, requests = slots.len(), "the device failed a batch");
         for slot in slots {
             self.release(slot).ticket.refuse(RefusalKind::DeviceFailed, error.to_string());
         }
+        if matches!(error, DeviceError::Lost { .. }) {
+            self.recover();
+        }
     }
 
     fn publish(&self) {
-        let stats = &self.parts.stats;
+        let stats = &self.stats;
         stats.waiting.store(self.waiting.len() as u64, Ordering::Relaxed);
         stats.running.store((self.slots.len() - self.free_slots.len()) as u64, Ordering::Relaxed);
         stats.free_pages.store(self.pages.available() as u64, Ordering::Relaxed);

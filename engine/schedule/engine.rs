@@ -110,6 +110,11 @@ impl Engine {
         &self.limits
     }
 
+    /// Whether the device was lost for good: every request is refused, and whoever serves should end.
+    pub fn has_given_up(&self) -> bool {
+        self.stats.given_up.load(Ordering::Acquire)
+    }
+
     /// Counters as JSON.
     pub fn stats(&self) -> serde_json::Value {
         self.stats.to_json(self.in_flight.load(Ordering::Relaxed))

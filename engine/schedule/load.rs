@@ -1,9 +1,10 @@
 //! What it takes to bring an export up: which device, which catalogue, and everything that can be wrong with them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::catalog::{Catalog, CatalogError, SourceOptions, read_source};
 use crate::device::cpu::{CpuDevice, Isa};
+use crate::device::cuda::{self, CudaDevice};
 use crate::device::{Device, DeviceError, Dtype};
 use crate::export::{CatalogSource, Export, ExportError};
 use crate::model::ModelError;
@@ -45,10 +46,12 @@ pub enum DeviceKind {
     Auto,
     /// The CPU.
     Cpu,
+    /// A CUDA card, by its number.
+    Cuda(u32),
 }
 
 /// Which device, in which type, with how many threads.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct DeviceChoice {
     /// Kind.
     pub kind: DeviceKind,
@@ -56,20 +59,49 @@ pub struct DeviceChoice {
     pub dtype: Option<Dtype>,
     /// Compute threads; `None` = one a core.
     pub threads: Option<usize>,
+    /// Where what is made once for a machine is kept; `None` = the user's cache directory.
+    pub cache: Option<PathBuf>,
 }
 
 impl DeviceChoice {
     /// Opens the device.
+    ///
+    /// # Errors
+    /// The device is not there, or too old. `Auto` takes the CPU then.
     pub fn open(&self) -> Result<Box<dyn Device>, DeviceError> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = self.threads.unwrap_or(cores).max(1);
         match self.kind {
-            DeviceKind::Auto | DeviceKind::Cpu => {
-                let dtype = self.dtype.unwrap_or(Dtype::F32);
-                Ok(Box::new(CpuDevice::new(Isa::choose()?, dtype, threads)?))
-            }
+            DeviceKind::Cpu => self.open_cpu(),
+            DeviceKind::Cuda(ordinal) => self.open_cuda(ordinal),
+            DeviceKind::Auto => match cuda::cards().and_then(|_| self.open_cuda(0)) {
+                Ok(device) => Ok(device),
+                Err(reason) => {
+                    tracing::info!(%reason, "no CUDA device: the CPU computes");
+                    self.open_cpu()
+                }
+            },
         }
     }
+
+    fn dtype(&self) -> Dtype {
+        self.dtype.unwrap_or(Dtype::F32)
+    }
+
+    fn open_cpu(&self) -> Result<Box<dyn Device>, DeviceError> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = self.threads.unwrap_or(cores).max(1);
+        Ok(Box::new(CpuDevice::new(Isa::choose()?, self.dtype(), threads)?))
+    }
+
+    fn open_cuda(&self, ordinal: u32) -> Result<Box<dyn Device>, DeviceError> {
+        let cache = self.cache.clone().or_else(cache_directory).unwrap_or_else(std::env::temp_dir);
+        Ok(Box::new(CudaDevice::open(ordinal, self.dtype(), &cache)?))
+    }
+}
+
+/// The user's cache directory: `$XDG_CACHE_HOME/sidereal`, else `~/.cache/sidereal`.
+fn cache_directory() -> Option<PathBuf> {
+    let of = |variable: &str| std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    Some(of("XDG_CACHE_HOME").or_else(|| Some(of("HOME")?.join(".cache")))?.join("sidereal"))
 }
 
 /// Opens the catalogue named on the command line, or else the export's; a source is built in memory.

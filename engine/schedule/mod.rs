@@ -4,6 +4,7 @@
 //! a reply), and the engine thread in between, which owns all device state. They meet in bounded queues.
 
 mod answer;
+mod blueprint;
 mod bring_up;
 mod core;
 mod cost;

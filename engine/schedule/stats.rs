@@ -1,6 +1,6 @@
 //! Counters that the engine keeps, read by STATS without stopping anybody.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde_json::json;
 
@@ -25,6 +25,10 @@ pub struct Stats {
     pub running: AtomicU64,
     /// Gauge: free pages of the history pool.
     pub free_pages: AtomicU64,
+    /// How often the device was lost and opened again.
+    pub device_losses: AtomicU64,
+    /// The device was lost for good: every request is refused `DEVICE_FAILED`.
+    pub given_up: AtomicBool,
 }
 
 impl Stats {
@@ -53,6 +57,8 @@ impl Stats {
             "prefill_tokens": read(&self.prefill_tokens),
             "cohorts": read(&self.cohorts),
             "cohort_requests": read(&self.cohort_requests),
+            "device_losses": read(&self.device_losses),
+            "ready": !self.given_up.load(Ordering::Acquire),
         })
     }
 }

@@ -202,7 +202,7 @@ impl Driver {
     pub(super) fn free(&self, address: u64) {
         if self.context.bind_to_thread().is_ok() {
             // SAFETY: `Memory` calls this once for each address, when nothing is enqueued any more.
-            drop(unsafe { result::free_sync(address) });
+            let _ = unsafe { result::free_sync(address) };
         }
     }
 
@@ -335,7 +335,7 @@ impl Drop for Pinned {
     fn drop(&mut self) {
         if self.context.bind_to_thread().is_ok() {
             // SAFETY: allocated by `malloc_host`, freed once.
-            drop(unsafe { result::free_host(self.base.cast::<c_void>()) });
+            let _ = unsafe { result::free_host(self.base.cast::<c_void>()) };
         }
     }
 }

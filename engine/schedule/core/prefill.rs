@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Core, Parts, sort_by_deadline};
+use super::{Core, Hardware, sort_by_deadline};
 use crate::device::{DeviceError, SlotState, Span, TokenBatch};
 
 /// The batch under way.
@@ -20,19 +20,20 @@ impl Core {
     pub(super) fn advance_prefill(&mut self) {
         let Some(mut batch) = self.prefill.take() else { return };
         let began = self.now();
-        let Parts { device, model, prefill_lane, .. } = &mut self.parts;
+        let Hardware { device, model, prefill_lane, .. } = self.hardware();
+        let stages = model.prefill_stages();
         if let Err(error) = model.prefill(device.as_mut(), *prefill_lane, batch.stage) {
             return self.fail(batch.members.iter().map(|member| member.0).collect(), &error);
         }
         let now = self.now();
         batch.stage += 1;
         batch.spent += now - began;
-        if batch.stage < self.parts.model.prefill_stages() {
+        if batch.stage < stages {
             self.prefill = Some(batch);
             return;
         }
         self.cost.observe_prefill(batch.spent, batch.tokens);
-        self.parts.stats.prefill_tokens.fetch_add(batch.tokens as u64, Ordering::Relaxed);
+        self.stats.prefill_tokens.fetch_add(batch.tokens as u64, Ordering::Relaxed);
         for (slot, complete) in batch.members {
             if complete {
                 self.prefilling.retain(|other| *other != slot);
@@ -54,7 +55,7 @@ impl Core {
             return;
         }
         sort_by_deadline(&mut self.prefilling, &self.slots);
-        let geometry = &self.parts.geometry;
+        let geometry = &self.geometry;
         let (whole, budget) = (geometry.whole_prompts, geometry.prefill_tokens);
         let mut batch = TokenBatch::default();
         let mut members = Vec::new();
@@ -80,7 +81,7 @@ impl Core {
             });
             batch.tokens.extend_from_slice(&running.resolved.tokens[first..first + rows]);
             if first == 0 {
-                running.marks.queue = began - running.since;
+                running.marks.queue += began - running.since;
                 running.since = began;
             }
             running.prefilled += rows;
@@ -94,7 +95,7 @@ impl Core {
     }
 
     fn write_prefill(&mut self, batch: &TokenBatch) -> Result<(), DeviceError> {
-        let prefix_len = self.parts.geometry.decoder_prefix.len() as u32;
+        let prefix_len = self.geometry.decoder_prefix.len() as u32;
         for span in &batch.spans {
             let state = SlotState {
                 history_len: span.first_position + span.rows,
@@ -103,8 +104,9 @@ impl Core {
                 // One page a slot, planned for the longest prefix.
                 prefix_pages: if prefix_len == 0 { Vec::new() } else { vec![span.slot] },
             };
-            self.parts.device.write_slot(span.slot, &state)?;
+            self.hardware().device.write_slot(span.slot, &state)?;
         }
-        self.parts.device.write_tokens(self.parts.prefill_lane, batch)
+        let Hardware { device, prefill_lane, .. } = self.hardware();
+        device.write_tokens(*prefill_lane, batch)
     }
 }

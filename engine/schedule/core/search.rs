@@ -3,15 +3,28 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Core, Finished, Parts, Running, sort_by_deadline};
+use super::{Core, Finished, Hardware, Running, sort_by_deadline};
 use crate::device::{Beam, Cohort, CohortRequest, DeviceError, Span, TokenBatch};
 
 /// A cohort under way.
 pub(super) struct Search {
     pub slots: Vec<u32>,
+    cohort: Cohort,
     rows: usize,
     pub step: usize,
     spent: Duration,
+}
+
+impl Search {
+    /// Gives the members' bans back to them.
+    pub fn return_bans(self, core: &mut Core) {
+        for request in self.cohort.requests {
+            // A member may have been refused meanwhile.
+            if let Some(running) = &mut core.slots[request.slot as usize] {
+                running.resolved.banned_nodes = request.banned_nodes;
+            }
+        }
+    }
 }
 
 impl Core {
@@ -27,7 +40,7 @@ impl Core {
             let mut slots = Vec::new();
             let mut rows = 0;
             while let Some(slot) = self.ready.first().copied() {
-                let cohort_rows = self.parts.geometry.cohort_rows;
+                let cohort_rows = self.geometry.cohort_rows;
                 let resolved = &mut self.running(slot).resolved;
                 let beams = resolved.beams as usize;
                 if rows + beams > cohort_rows {
@@ -44,15 +57,21 @@ impl Core {
                 rows += beams;
             }
             match self.write_cohort(lane, &cohort) {
-                Ok(()) => self.searches[lane] = Some(Search { slots, rows, step: 0, spent: Duration::ZERO }),
-                Err(error) => self.fail(slots, &error),
+                Ok(()) => self.searches[lane] = Some(Search { slots, cohort, rows, step: 0, spent: Duration::ZERO }),
+                Err(error) => {
+                    self.fail(slots, &error);
+                    return;
+                }
             }
         }
     }
 
     fn write_cohort(&mut self, lane: usize, cohort: &Cohort) -> Result<(), DeviceError> {
-        let lanes = self.parts.cohort_lanes[lane];
-        let prefix = &self.parts.geometry.decoder_prefix;
+        let Core { hardware, geometry, .. } = self;
+        let Hardware { device, cohort_lanes, .. } =
+            hardware.as_mut().expect("requests are ready, so there is a device");
+        let lanes = cohort_lanes[lane];
+        let prefix = &geometry.decoder_prefix;
         if !prefix.is_empty() {
             let mut batch = TokenBatch::default();
             for request in &cohort.requests {
@@ -65,9 +84,9 @@ impl Core {
                 });
                 batch.tokens.extend_from_slice(prefix);
             }
-            self.parts.device.write_tokens(lanes.prefix, &batch)?;
+            device.write_tokens(lanes.prefix, &batch)?;
         }
-        self.parts.device.write_cohort(lanes.cohort, cohort)
+        device.write_cohort(lanes.cohort, cohort)
     }
 
     /// One step of each cohort; those that are through are read and sent back.
@@ -75,8 +94,8 @@ impl Core {
         for lane in 0..self.searches.len() {
             let Some(mut search) = self.searches[lane].take() else { continue };
             let began = self.now();
-            let lanes = self.parts.cohort_lanes[lane];
-            let Parts { device, model, searcher, .. } = &mut self.parts;
+            let Hardware { device, model, searcher, cohort_lanes, .. } = self.hardware();
+            let lanes = cohort_lanes[lane];
             let mut outcome = searcher.step(device.as_mut(), model.as_mut(), &lanes, search.step).map(|()| None);
             search.step += 1;
             if outcome.is_ok() && search.step == searcher.plan().steps() {
@@ -94,7 +113,7 @@ impl Core {
     fn finish(&mut self, search: Search, beams: Vec<Vec<Beam>>) {
         assert_eq!(beams.len(), search.slots.len(), "a device returns the beams of every request of a cohort");
         self.cost.observe_search(search.spent, search.rows);
-        let stats = &self.parts.stats;
+        let stats = &self.stats;
         stats.cohorts.fetch_add(1, Ordering::Relaxed);
         stats.cohort_requests.fetch_add(search.slots.len() as u64, Ordering::Relaxed);
         let now = self.now();

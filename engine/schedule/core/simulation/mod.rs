@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::{Core, Finished, Geometry, Newcomer, Parts};
+use super::{Core, Finished, Geometry, Hardware, Newcomer, Parts};
 use crate::device::{CohortLane, TokenLane};
 use crate::model::CohortLanes;
 use crate::request::{Provenance, Recommendation, RefusalKind, StageTimings};
@@ -24,13 +24,11 @@ use fakes::{FakeDevice, FakeModel, searcher};
 use scenario::{PATIENT, Planned, Scenario};
 use world::{Known, Shared, World, prompt};
 
-/// The loop's parts on a fake device.
-pub fn parts(scenario: &Scenario, world: &Shared) -> Parts {
+fn hardware(scenario: &Scenario, world: &Shared) -> Hardware {
     let shape = &scenario.shape;
     let mut device = Box::new(FakeDevice::new(world.clone()));
     let searcher = searcher(scenario.export, shape.cohort_rows, device.as_mut());
-    let clock = world.clone();
-    Parts {
+    Hardware {
         device,
         model: Box::new(FakeModel { world: world.clone(), stages: shape.stages }),
         searcher,
@@ -38,6 +36,19 @@ pub fn parts(scenario: &Scenario, world: &Shared) -> Parts {
         cohort_lanes: (0..scenario.lanes)
             .map(|index| CohortLanes { index, cohort: CohortLane(index as u32), prefix: TokenLane(index as u32 + 1) })
             .collect(),
+    }
+}
+
+/// The loop's parts on a fake device.
+pub fn parts(scenario: &Scenario, world: &Shared) -> Parts {
+    let shape = &scenario.shape;
+    let (clock, again) = (world.clone(), (scenario.clone(), world.clone()));
+    Parts {
+        hardware: hardware(scenario, world),
+        reopen: Box::new(move || {
+            again.1.lock().reopen()?;
+            Ok(hardware(&again.0, &again.1))
+        }),
         geometry: Geometry {
             whole_prompts: scenario.whole_prompts(),
             prefill_tokens: scenario.prefill_tokens,
@@ -59,6 +70,8 @@ pub struct Outcome {
     /// Requests answered with results, and by kind of refusal.
     pub answered: u64,
     pub refused: [u64; RefusalKind::ALL.len()],
+    /// How often the device was lost and came back.
+    pub reopened: u64,
     pub trace: u64,
 }
 
@@ -277,7 +290,8 @@ impl Simulation {
     /// Every request that was sent has one answer, and a reason for it.
     fn judge(&self) -> Outcome {
         let world = self.world.lock();
-        let mut outcome = Outcome { turns: self.turns, trace: world.trace, ..Outcome::default() };
+        let mut outcome =
+            Outcome { turns: self.turns, reopened: world.reopened, trace: world.trace, ..Outcome::default() };
         for (id, (asked, known)) in self.asked.iter().zip(&world.known).enumerate() {
             assert_eq!(known.answers.len(), usize::from(asked.sent), "request {id}: {:?}", known.answers);
             let Some((kind, message, when)) = known.answers.first() else { continue };

@@ -55,6 +55,8 @@ impl Scenario {
                 row_ns: 500,
                 slow_ops: chance.pick(&[0, 0, 0, 10, 60]),
                 faults: chance.pick(&[0, 0, 0, 50, 500]),
+                losses: chance.pick(&[0, 20, 100]),
+                lose_at: Vec::new(),
                 panic_at: None,
             },
             ..Scenario::plain(which, longest, prefill_tokens)

@@ -23,13 +23,35 @@ fn promises_hold_in_any_order_of_events() {
         let outcome = run(Scenario::seeded(seed));
         sum.turns += outcome.turns;
         sum.answered += outcome.answered;
+        sum.reopened += outcome.reopened;
         sum.refused.iter_mut().zip(outcome.refused).for_each(|(sum, count)| *sum += count);
     }
     // All that can happen did happen, and often.
-    assert!(sum.turns > 400_000 && sum.answered > 50_000, "{sum:?}");
+    assert!(sum.turns > 400_000 && sum.answered > 50_000 && sum.reopened > 500, "{sum:?}");
     for kind in [RefusalKind::Cancelled, RefusalKind::Deadline, RefusalKind::DeviceFailed, RefusalKind::TooLong] {
         assert!(sum.refused[kind as usize - 1] > 1000, "{kind:?}: {sum:?}");
     }
+}
+
+/// Everybody but the batch that met the error is served by the new device; a second loss within a minute ends it all.
+#[test]
+fn a_lost_device_comes_back_once_a_minute() {
+    let scenario = |lose_at: &[u64], gap| {
+        let mut scenario = Scenario::plain(0, 64, 64);
+        scenario.temper.lose_at = lose_at.to_vec();
+        scenario.requests = every(gap, 40, 64, PATIENT).collect();
+        scenario
+    };
+    let failed = |outcome: &Outcome| outcome.refused[RefusalKind::DeviceFailed as usize - 1];
+    for lose_at in 1..200 {
+        let outcome = run(scenario(&[lose_at], Duration::ZERO));
+        assert_eq!(outcome.answered + failed(&outcome), 40, "{outcome:?}");
+        assert!(outcome.reopened == 1 && failed(&outcome) < 40, "lost at {lose_at}: {outcome:?}");
+    }
+    let outcome = run(scenario(&[50, 60], Duration::ZERO));
+    assert!(outcome.reopened == 1 && failed(&outcome) > 20, "lost twice at once: {outcome:?}");
+    let outcome = run(scenario(&[5, 150], Duration::from_secs(20)));
+    assert!(outcome.reopened == 2 && failed(&outcome) == 2, "lost twice with minutes between: {outcome:?}");
 }
 
 #[test]

@@ -59,6 +59,10 @@ pub struct Temper {
     pub slow_ops: u64,
     /// In 10,000.
     pub faults: u64,
+    /// Faults that lose the device, in 100; then it does not always open again.
+    pub losses: u64,
+    /// Operations that lose it in any case.
+    pub lose_at: Vec<u64>,
     /// The operation that panics.
     pub panic_at: Option<u64>,
 }
@@ -115,6 +119,10 @@ pub struct World {
     pub known: Vec<Known>,
     pub ops: u64,
     pub faults: u64,
+    /// The device was lost and is not open yet.
+    pub lost: bool,
+    /// How often it was opened again.
+    pub reopened: u64,
     /// Hash of everything that happened, and when.
     pub trace: u64,
     slots: Vec<Slot>,
@@ -148,6 +156,8 @@ impl World {
             known: Vec::new(),
             ops: 0,
             faults: 0,
+            lost: false,
+            reopened: 0,
             trace: 0,
             prefill: None,
         })))
@@ -189,11 +199,33 @@ impl World {
         self.ops += 1;
         self.passed_ns += cost_ns * slow;
         self.note(name.len() as u64);
+        assert!(!self.lost, "{name} on a lost device");
         assert!(self.temper.panic_at != Some(self.ops), "an operation that was told to panic");
-        if self.chance.below(10_000) < self.temper.faults {
+        let told = self.temper.lose_at.contains(&self.ops);
+        if told || self.chance.below(10_000) < self.temper.faults {
             self.faults += 1;
+            if told || self.chance.below(100) < self.temper.losses {
+                self.lost = true;
+                return Err(DeviceError::Lost { op: name, reason: "it was told to".into() });
+            }
             return Err(DeviceError::Failed { op: name, reason: "it was told to".into() });
         }
+        Ok(())
+    }
+
+    /// A new device, with nothing on it.
+    pub fn reopen(&mut self) -> Result<(), DeviceError> {
+        assert!(self.lost, "a device is opened beside another");
+        self.passed_ns += 1_000_000;
+        self.note(0x0b);
+        if self.temper.losses > 0 && self.chance.below(8) == 0 {
+            return Err(DeviceError::Unavailable("it was told to".into()));
+        }
+        (self.lost, self.prefill) = (false, None);
+        self.reopened += 1;
+        self.slots.fill(Slot::default());
+        self.runs.fill_with(|| None);
+        self.prefixes.fill(Vec::new());
         Ok(())
     }
 
