@@ -17,7 +17,7 @@ use super::image_cache::{self, Key};
 use super::images::{Card, HEADERS, Header, Image, KernelError, Module, Target};
 
 /// The same as for embedded images (`tools/kernel-compiler`).
-const OPTIONS: [&str; 2] = ["-std=c++17", "-lineinfo"];
+const OPTIONS: [&str; 4] = ["-std=c++17", "-lineinfo", "--pre-include=ptx.h", "--device-as-default-execution-space"];
 /// What kernels are written for at least.
 const FIRST_CAPABILITY: u32 = 80;
 

@@ -5,13 +5,9 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::nvcc::Nvcc;
-use crate::nvrtc::Nvrtc;
+use crate::nvcc::{self, Nvcc};
+use crate::nvrtc::{self, Nvrtc};
 use crate::{Cache, Hash, SourceFile, Sources, Target};
-
-/// Options of every compilation. Kernels call fast intrinsics by name, so there is no fast-math switch; line numbers cost
-/// nothing at run time and name the line of a fault.
-pub(crate) const OPTIONS: [&str; 2] = ["-std=c++17", "-lineinfo"];
 
 /// A compiler that was found.
 pub enum Compiler {
@@ -108,6 +104,13 @@ impl Compiler {
         }
     }
 
+    fn options(&self) -> &'static [&'static str] {
+        match self {
+            Compiler::Nvrtc(_) => &nvrtc::OPTIONS,
+            Compiler::Nvcc(_) => &nvcc::OPTIONS,
+        }
+    }
+
     /// Compiles without looking at the cache.
     ///
     /// # Errors
@@ -128,7 +131,7 @@ impl Compiler {
         // The layout of cache entries; raised when they change.
         let hash =
             unit.sources.hash_of(unit.kernel).with("layout 1").with(self.identity()).with(unit.target.to_string());
-        OPTIONS.iter().fold(hash, |hash, option| hash.with(option))
+        self.options().iter().fold(hash, |hash, option| hash.with(option))
     }
 }
 

@@ -4,8 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::compiler::OPTIONS;
 use crate::{CompileError, Image, Target, Unit};
+
+/// Kernels call fast intrinsics by name, so there is no fast-math switch; line numbers cost nothing at run time and name the
+/// line of a fault.
+pub(crate) const OPTIONS: [&str; 2] = ["-std=c++17", "-lineinfo"];
 
 /// An `nvcc` that answers.
 pub struct Nvcc {

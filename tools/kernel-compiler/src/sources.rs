@@ -44,7 +44,30 @@ impl Sources {
         let kernels = read_files(folder, folder, &["cu"])?;
         let include = folder.join("include");
         let headers = if include.is_dir() { read_files(&include, &include, &HEADERS)? } else { Vec::new() };
-        Ok(Sources { folder: folder.to_owned(), kernels, headers })
+        let sources = Sources { folder: folder.to_owned(), kernels, headers };
+        sources.check_includes()?;
+        Ok(sources)
+    }
+
+    /// NVRTC gets headers by name and not from a folder, so that a name relative to the including header, which `nvcc` takes,
+    /// would fail on the first card without an image.
+    fn check_includes(&self) -> io::Result<()> {
+        for file in self.kernels.iter().chain(&self.headers) {
+            for (index, line) in file.text.lines().enumerate() {
+                let Some(name) = line.trim_start().strip_prefix("#include \"").and_then(|rest| rest.split('"').next())
+                else {
+                    continue;
+                };
+                if !self.headers.iter().any(|header| header.name == name) {
+                    return Err(io::Error::other(format!(
+                        "{}:{}: \"{name}\" is no header of kernels/include: headers are included by their path below it",
+                        file.name,
+                        index + 1
+                    )));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// A hash over the headers and one kernel: what an image of that kernel is made from.
@@ -89,5 +112,16 @@ mod tests {
             ["params/a.h", "ptx.h", "sort.cuh"]
         );
         assert_ne!(sources.hash_of(&sources.kernels[0]), sources.hash_of(&sources.kernels[1]));
+    }
+    #[test]
+    fn an_include_relative_to_its_header_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(folder.path().join("include/params")).unwrap();
+        std::fs::write(folder.path().join("include/params/gemm.h"), "").unwrap();
+        std::fs::write(folder.path().join("include/params/linear.h"), "#pragma once\n#include \"gemm.h\"\n").unwrap();
+        let error = Sources::read(folder.path()).unwrap_err().to_string();
+        assert!(error.starts_with("params/linear.h:2: \"gemm.h\" is no header of kernels/include"), "{error}");
+        std::fs::write(folder.path().join("include/params/linear.h"), "#include \"params/gemm.h\"\n").unwrap();
+        Sources::read(folder.path()).unwrap();
     }
 }
