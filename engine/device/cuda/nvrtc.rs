@@ -16,8 +16,8 @@ use sha2::{Digest, Sha256};
 use super::image_cache::{self, Key};
 use super::images::{Card, HEADERS, Header, Image, KernelError, Module, Target};
 
-/// The same as for embedded images (`tools/kernel-compiler`).
-const OPTIONS: [&str; 4] = ["-std=c++17", "-lineinfo", "--pre-include=ptx.h", "--device-as-default-execution-space"];
+/// The same as for embedded images (`tools/kernel-compiler`), but for line numbers.
+const OPTIONS: [&str; 3] = ["-std=c++17", "--pre-include=ptx.h", "--device-as-default-execution-space"];
 /// What kernels are written for at least.
 const FIRST_CAPABILITY: u32 = 80;
 

@@ -131,7 +131,7 @@ impl Compiler {
         // The layout of cache entries; raised when they change.
         let hash =
             unit.sources.hash_of(unit.kernel).with("layout 1").with(self.identity()).with(unit.target.to_string());
-        self.options().iter().fold(hash, |hash, option| hash.with(option))
+        self.options().iter().chain(unit.target.options()).fold(hash, |hash, option| hash.with(option))
     }
 }
 

@@ -6,9 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::{CompileError, Image, Target, Unit};
 
-/// Kernels call fast intrinsics by name, so there is no fast-math switch; line numbers cost nothing at run time and name the
-/// line of a fault.
-pub(crate) const OPTIONS: [&str; 2] = ["-std=c++17", "-lineinfo"];
+/// Kernels call fast intrinsics by name, so there is no fast-math switch.
+pub(crate) const OPTIONS: [&str; 1] = ["-std=c++17"];
 
 /// An `nvcc` that answers.
 pub struct Nvcc {
@@ -72,7 +71,13 @@ impl Nvcc {
             Target::Ptx(compute) => command.args(["-ptx", "-arch", &format!("compute_{compute}")]),
         };
         // Relative names, so that line information is the same on every machine.
-        command.args(OPTIONS).args(["-I", "include", "-o"]).arg(result).arg(&unit.kernel.name).current_dir(folder);
+        command
+            .args(OPTIONS)
+            .args(unit.target.options())
+            .args(["-I", "include", "-o"])
+            .arg(result)
+            .arg(&unit.kernel.name)
+            .current_dir(folder);
         command.output().map_err(|source| CompileError::Io { path: self.path.clone(), source })
     }
 }

@@ -13,8 +13,7 @@ use crate::{CompileError, Image, SourceFile, Target, Unit};
 
 /// What makes NVRTC take the same text as `nvcc`. It has no `<stdint.h>`: `ptx.h` has the fixed-width types, which headers of
 /// parameters need in whatever order a kernel includes them. And a lambda in a kernel is device code without saying so.
-pub(crate) const OPTIONS: [&str; 4] =
-    ["-std=c++17", "-lineinfo", "--pre-include=ptx.h", "--device-as-default-execution-space"];
+pub(crate) const OPTIONS: [&str; 3] = ["-std=c++17", "--pre-include=ptx.h", "--device-as-default-execution-space"];
 
 type Program = *mut c_void;
 type Status = c_int;
@@ -207,7 +206,8 @@ impl<'a> RunningProgram<'a> {
     }
 
     fn compile(&self, target: Target) -> Status {
-        let mut options = OPTIONS.map(str::to_owned).to_vec();
+        let mut options: Vec<String> =
+            OPTIONS.iter().chain(target.options()).map(|&option| option.to_owned()).collect();
         options.push(format!("--gpu-architecture={target}"));
         if matches!(target, Target::Cubin(_)) {
             options.push("--ptxas-options=-v".to_owned());

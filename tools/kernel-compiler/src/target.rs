@@ -56,6 +56,15 @@ impl Target {
         }
     }
 
+    /// Options that depend on the target. Line numbers cost nothing at run time, but make machine code four times as large: only
+    /// PTX has them, and names the line of a fault.
+    pub(crate) fn options(self) -> &'static [&'static str] {
+        match self {
+            Target::Cubin(_) => &[],
+            Target::Ptx(_) => &["-lineinfo"],
+        }
+    }
+
     /// The file name of `module`'s image, as `SIDEREAL_KERNEL_IMAGES` folders have it.
     pub fn file_name(self, module: &str) -> String {
         match self {
