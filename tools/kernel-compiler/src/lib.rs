@@ -11,6 +11,7 @@
 mod cache;
 mod compiler;
 
+pub mod gate;
 mod hash;
 mod nvcc;
 mod nvrtc;
