@@ -50,11 +50,14 @@ pub fn small_limits() -> Limits {
 
 /// An engine on the CPU.
 pub fn engine(export: &Path, dtype: Dtype, threads: usize, limits: Limits) -> Engine {
-    let config = EngineConfig {
-        device: DeviceChoice { kind: DeviceKind::Cpu, dtype: Some(dtype), threads: Some(threads) },
-        limits,
-        ..EngineConfig::new(export)
-    };
+    let choice =
+        DeviceChoice { kind: DeviceKind::Cpu, dtype: Some(dtype), threads: Some(threads), ..DeviceChoice::default() };
+    engine_on(choice, export, limits)
+}
+
+/// An engine on any device.
+pub fn engine_on(device: DeviceChoice, export: &Path, limits: Limits) -> Engine {
+    let config = EngineConfig { device, limits, ..EngineConfig::new(export) };
     Engine::start(&config).unwrap_or_else(|error| panic!("{}: {error}", export.display()))
 }
 

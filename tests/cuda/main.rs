@@ -1,6 +1,13 @@
-//! The CUDA device against the CPU device, operation by operation, through the trait that both implement.
+//! The CUDA device: operation by operation against the CPU device through the trait that both implement, and whole, as a
+//! server uses it.
 //!
 //! Runs on the stand-in driver of `tools/gpu-emulator` (the kernels' PTX, executed on the CPU with its checks on), or with
 //! `SIDEREAL_TEST_DRIVER=real` on a card.
 
+#[path = "../cli_support/mod.rs"]
+mod cli_support;
+#[path = "../common/mod.rs"]
+mod common;
+mod engine;
+mod serve;
 mod support;

@@ -7,27 +7,32 @@ use sidereal::device::cpu::{CpuDevice, Isa};
 use sidereal::device::cuda::CudaDevice;
 use sidereal::device::{CohortPlan, Device, Dtype, SlotPlan, Tensor};
 
-/// Loads the driver that the tests run on; the first call decides.
+/// Whether the tests run on the stand-in driver.
+pub fn is_emulated() -> bool {
+    match std::env::var("SIDEREAL_TEST_DRIVER").as_deref() {
+        Ok("real") => false,
+        Ok("emulated") | Err(_) => true,
+        Ok(other) => panic!("SIDEREAL_TEST_DRIVER={other}: real or emulated"),
+    }
+}
+
+/// Loads the driver that the tests run on.
 pub fn driver() {
     static LOADED: OnceLock<libloading::Library> = OnceLock::new();
-    match std::env::var("SIDEREAL_TEST_DRIVER").as_deref() {
-        Ok("real") => {}
-        Ok(other) if other != "emulated" => panic!("SIDEREAL_TEST_DRIVER={other}: real or emulated"),
-        _ => {
-            LOADED.get_or_init(|| {
-                let path = stand_in();
-                // SAFETY: our own library, whose initialisers do nothing. Once it is loaded, the engine's search for
-                // libcuda.so.1 finds it by its soname.
-                unsafe { libloading::os::unix::Library::open(Some(&path), libc::RTLD_NOW | libc::RTLD_GLOBAL) }
-                    .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-                    .into()
-            });
-        }
+    if is_emulated() {
+        LOADED.get_or_init(|| {
+            let path = stand_in();
+            // SAFETY: our own library, whose initialisers do nothing. Once it is loaded, the engine's search for
+            // libcuda.so.1 finds it by its soname.
+            unsafe { libloading::os::unix::Library::open(Some(&path), libc::RTLD_NOW | libc::RTLD_GLOBAL) }
+                .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+                .into()
+        });
     }
 }
 
 /// `target/<profile>/libcuda.so`, beside the folder of this test's binary.
-fn stand_in() -> PathBuf {
+pub fn stand_in() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let profile = test.ancestors().nth(2).unwrap();
     let path = profile.join("libcuda.so");

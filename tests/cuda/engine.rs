@@ -1,0 +1,126 @@
+//! Whole requests on the CUDA device: parity with Hugging Face's goldens, batch invariance, replayed steps.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use sidereal::device::Dtype;
+use sidereal::export::{Comparer, Export, GoldenCase, ListEntry};
+use sidereal::request::{Recommendation, Request};
+use sidereal::schedule::{DeviceChoice, DeviceKind, Engine, Limits};
+
+use crate::common::{Seeded, engine_on, golden, golden_names, prompt_request, small_limits};
+use crate::support::driver;
+
+/// Cases up to this size: the kernels are executed instruction by instruction.
+const LONGEST: usize = 128;
+const WIDEST: usize = 32;
+
+fn cuda_engine(path: &Path, dtype: Dtype, limits: Limits) -> Engine {
+    driver();
+    let choice = DeviceChoice { kind: DeviceKind::Cuda(0), dtype: Some(dtype), ..DeviceChoice::default() };
+    engine_on(choice, path, limits)
+}
+
+fn limits() -> Limits {
+    Limits { max_beams: WIDEST, max_cohort_rows: 2 * WIDEST, max_denied_items: 100, ..small_limits() }
+}
+
+fn entries(answer: &Recommendation) -> Vec<ListEntry> {
+    answer.results.iter().map(|r| ListEntry { sid: r.sid.clone(), score: r.score }).collect()
+}
+
+fn cases(path: &Path) -> Vec<GoldenCase> {
+    let all = Export::open(path).unwrap().goldens().unwrap().expect("a golden export has cases");
+    all.into_iter().filter(|case| case.tokens.len() <= LONGEST && case.beams <= WIDEST).collect()
+}
+
+#[test]
+fn f32_equals_transformers() {
+    let mut seen = 0;
+    for name in golden_names() {
+        let path = golden(&name);
+        let engine = cuda_engine(&path, Dtype::F32, limits());
+        for case in cases(&path) {
+            let answer = engine.recommend(prompt_request(case.id, case.tokens, case.beams as u32)).unwrap();
+            let got = entries(&answer);
+            let comparer = Comparer { tolerance: 1e-4, full: Some(case.beams), inner: None };
+            let comparison = comparer.compare(&case.results, &got);
+            assert!(comparison.within(1e-4), "{name}, case {}: {comparison:?}", case.id);
+            let sids = |list: &[ListEntry]| list.iter().map(|entry| entry.sid.clone()).collect::<Vec<_>>();
+            assert_eq!(sids(&case.results), sids(&got), "{name}, case {}", case.id);
+            seen += 1;
+        }
+    }
+    assert!(seen >= 60, "only {seen} cases are small enough");
+}
+
+/// On the exports made for bf16 (tests/parity.rs says why the others cannot be held to it).
+#[test]
+fn bf16_equals_transformers() {
+    let names: Vec<String> = golden_names().into_iter().filter(|name| name.ends_with("-bf16")).collect();
+    assert!(names.len() >= 2, "{names:?}");
+    for name in names {
+        let path = golden(&name);
+        let engine = cuda_engine(&path, Dtype::Bf16, limits());
+        let (mut overlap, mut count) = (0.0, 0);
+        for case in cases(&path) {
+            let answer = engine.recommend(prompt_request(case.id, case.tokens, case.beams as u32)).unwrap();
+            let comparer = Comparer { tolerance: 0.15, full: Some(case.beams), inner: None };
+            let comparison = comparer.compare(&case.results, &entries(&answer));
+            assert!(comparison.max_delta <= 0.15, "{name}, case {}: {comparison:?}", case.id);
+            (overlap, count) = (overlap + comparison.overlap, count + 1);
+        }
+        assert!(count > 0 && overlap / (count as f32) >= 0.95, "{name}: {overlap} over {count}");
+    }
+}
+
+/// Semantic ID and score as bits.
+fn section(answer: &Recommendation) -> Vec<(Vec<u16>, u32)> {
+    answer.results.iter().map(|r| (r.sid.clone(), r.score.to_bits())).collect()
+}
+
+fn together(engine: &Engine, requests: &[Request]) -> Vec<Vec<(Vec<u16>, u32)>> {
+    let (send, receive) = crossbeam_channel::bounded(requests.len());
+    for (index, request) in requests.iter().enumerate() {
+        let send = send.clone();
+        let done = Box::new(move |answer| send.send((index, answer)).unwrap());
+        engine.submit(request.clone(), Instant::now(), Arc::new(AtomicBool::new(false)), done);
+    }
+    let mut answers = vec![Vec::new(); requests.len()];
+    for _ in 0..requests.len() {
+        let (index, answer): (usize, sidereal::request::Answer) = receive.recv().unwrap();
+        answers[index] = section(&answer.unwrap());
+    }
+    answers
+}
+
+fn requests(vocabulary: u64) -> Vec<Request> {
+    let mut seeded = Seeded(11);
+    [(1, 1), (65, 32), (17, 7), (64, 3), (100, 20), (33, 31)]
+        .into_iter()
+        .enumerate()
+        .map(|(id, (length, beams))| {
+            let tokens = (0..length).map(|_| seeded.below(vocabulary) as u32).collect();
+            prompt_request(id as u64, tokens, beams)
+        })
+        .collect()
+}
+
+/// Batched, chunked differently, or replayed from a recorded step: the same bits as alone.
+#[test]
+fn batched_equals_alone() {
+    for (name, vocabulary) in [("qwen3-gqa", 200), ("t5-gated", 80)] {
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            let requests = requests(vocabulary);
+            let engine = cuda_engine(&golden(name), dtype, limits());
+            let alone: Vec<_> =
+                requests.iter().map(|request| section(&engine.recommend(request.clone()).unwrap())).collect();
+            assert_eq!(together(&engine, &requests), alone, "{name} {}: together", dtype.name());
+            assert_eq!(together(&engine, &requests), alone, "{name} {}: once more", dtype.name());
+            let chunked = cuda_engine(&golden(name), dtype, Limits { max_prefill_tokens: 24, ..limits() });
+            assert_eq!(together(&chunked, &requests), alone, "{name} {}: in chunks", dtype.name());
+        }
+    }
+}
