@@ -17,7 +17,8 @@ typedef unsigned long long uint64_t;
 #endif
 
 #define DEVICE static __device__ __forceinline__
-#define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
+// KERNEL(threads) or KERNEL(threads, blocks that an SM should hold)
+#define KERNEL(...) extern "C" __global__ void __launch_bounds__(__VA_ARGS__)
 #define FULL_WARP 0xffffffffu
 
 // Dynamic shared memory as a T*; aligned for 16-byte accesses and for swizzles over 1,024 bytes.
@@ -61,11 +62,11 @@ DEVICE float high_bf16(uint32_t packed) { return __uint_as_float(packed & 0xffff
 template <class T>
 DEVICE T from_float(float x);
 template <>
-DEVICE float from_float<float>(float x) {
+__device__ __forceinline__ float from_float<float>(float x) {
     return x;
 }
 template <>
-DEVICE bf16 from_float<bf16>(float x) {
+__device__ __forceinline__ bf16 from_float<bf16>(float x) {
     return round_bf16(x);
 }
 
@@ -133,4 +134,24 @@ DEVICE float warp_max(float x) {
 #pragma unroll
     for (int distance = 16; distance > 0; distance >>= 1) x = fmaxf(x, __shfl_xor_sync(FULL_WARP, x, distance));
     return x;
+}
+
+// Largest of the lanes' values.
+DEVICE uint32_t warp_max_u32(uint32_t x) {
+    uint32_t largest;
+    asm volatile("redux.sync.max.u32 %0, %1, 0xffffffff;" : "=r"(largest) : "r"(x));
+    return largest;
+}
+
+// -- f16 -----------------------------------------------------------------------------------------------------------------
+
+// An f16 as it lies in memory.
+struct f16 {
+    uint16_t bits;
+};
+
+DEVICE float to_float(f16 x) {
+    float y;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
+    return y;
 }
