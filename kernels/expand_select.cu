@@ -5,10 +5,11 @@
 //
 // Two launches, both for a bucket:
 //
-// expand_scan, grid (beam rows, or requests at level 0; ceil(widest node / 2,048)), 256 threads. Looks at every child once.
-//   Children of a beam are cut into groups of 32 that stand one after another. A warp writes of each group the key of its
-//   best score (see beam_key.cuh; the place is the group's first child) and which of its children are legal. Groups of a
-//   request lie in any order: slots are given out by an integer counter.
+// expand_scan, grid (beam rows, or requests at level 0; ceil(widest node of the level above / 2,048)), a warp for every group
+//   of the widest node but at most 256 threads. Looks at every child once. Children of a beam are cut into groups of 32 that
+//   stand one after another. A warp writes of each group the key of its best score (see beam_key.cuh; the place is the
+//   group's first child) and which of its children are legal. Groups of a request lie in any order: slots are given out by an
+//   integer counter.
 // expand_finish, grid (requests), 1,024 threads.
 //   1. Finds a lower bound of the B-th largest group key. Only groups that reach it can hold one of the best B children: if
 //      B other groups have larger keys, each of them has a child that comes before all of this one's. (With equal best
@@ -25,7 +26,7 @@
 // L2 after 2 us of dependent loads. Finish, one SM: three reads of 156 kB of group keys (4 us at 64 B a clock), 640 groups
 // looked into (440 kB, 4 us), sort of 512 (2 us). Expected: 15 to 20 us, of which no part waits for the host.
 //
-// budget: expand_scan registers <= 40, shared <= 16
+// budget: expand_scan registers <= 48, shared <= 16
 // budget: expand_finish registers <= 64, shared <= 26000
 #include "beam_key.cuh"
 #include "beam_state.cuh"
@@ -131,22 +132,28 @@ KERNEL(SCAN_THREADS) expand_scan(const __grid_constant__ ExpandParams p) {
     __syncthreads();
     const size_t slots = static_cast<size_t>(first_row) * p.group_stride + shared_slot;
 
-    constexpr uint32_t WARPS = SCAN_THREADS / 32;
-    const uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+    const uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
     if (start + warp >= end) return;
     const Parent parent = parent_at(p, row, request, first);
     const Banned banned = banned_among(p, request, first, children);
-    for (uint32_t group = start + warp; group < end; group += SCAN_UNROLL * WARPS) {
+    for (uint32_t group = start + warp; group < end; group += SCAN_UNROLL * warps) {
         uint32_t scores[SCAN_UNROLL];
 #pragma unroll
         for (int i = 0; i < SCAN_UNROLL; i++) {
-            const uint32_t place = (group + i * WARPS) * EXPAND_GROUP + lane;
-            scores[i] = place < children ? child_score(parent, place) : 0;
-            if (banned.count > 0 && place < children && is_banned(banned, first + place)) scores[i] = 0;
+            // Lanes beyond the last child read it again, so that all reads of a round are under way at once.
+            const uint32_t place = (group + i * warps) * EXPAND_GROUP + lane;
+            const uint32_t score = child_score(parent, min(place, children - 1));
+            scores[i] = place < children ? score : 0;
+        }
+        if (banned.count > 0) {
+#pragma unroll
+            for (int i = 0; i < SCAN_UNROLL; i++) {
+                if (is_banned(banned, first + (group + i * warps) * EXPAND_GROUP + lane)) scores[i] = 0;
+            }
         }
 #pragma unroll
         for (int i = 0; i < SCAN_UNROLL; i++) {
-            const uint32_t at = group + i * WARPS;
+            const uint32_t at = group + i * warps;
             const uint32_t legal = __ballot_sync(FULL_WARP, scores[i] != 0);
             const uint32_t best = warp_max_u32(scores[i]);
             if (lane != 0 || at >= end) continue;
@@ -207,19 +214,21 @@ DEVICE void collect(const ExpandParams& p, const Scratch& scratch, uint32_t requ
     constexpr uint32_t WARPS = FINISH_THREADS / 32;
     const uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     const uint32_t first_row = pointer<const RequestEntry>(p.requests)[request].first_row;
-    for (uint32_t item = warp; item < shared.chosen; item += FINISH_UNROLL * WARPS) {
+    const uint32_t chosen = shared.chosen;
+    for (uint32_t item = warp; item < chosen; item += FINISH_UNROLL * WARPS) {
         uint32_t scores[FINISH_UNROLL];
         uint64_t keys[FINISH_UNROLL];
 #pragma unroll
         for (int i = 0; i < FINISH_UNROLL; i++) {
-            scores[i] = 0;
-            if (item + i * WARPS >= shared.chosen) continue;
-            const uint32_t slot = list[item + i * WARPS];
+            // As in the scan: items beyond the last and children that are not legal read something that is there.
+            const uint32_t slot = list[min(item + i * WARPS, chosen - 1)];
             keys[i] = scratch.group_keys[slot];
             const uint32_t row = first_row + rank_of(keys[i]);
             const uint32_t node = pointer<const uint32_t>(p.now.node)[row];
             const Parent parent = parent_at(p, row, request, __ldg(pointer<const uint32_t>(p.first_child) + node));
-            if (scratch.group_legal[slot] >> lane & 1) scores[i] = child_score(parent, place_of(keys[i]) + lane);
+            const bool legal = scratch.group_legal[slot] >> lane & 1;
+            const uint32_t score = child_score(parent, place_of(keys[i]) + (legal ? lane : 0));
+            scores[i] = legal && item + i * WARPS < chosen ? score : 0;
         }
 #pragma unroll
         for (int i = 0; i < FINISH_UNROLL; i++) {
