@@ -10,4 +10,6 @@ mod cli_support;
 mod common;
 mod engine;
 mod serve;
+mod expand_select;
+mod rows;
 mod support;

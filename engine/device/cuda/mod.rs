@@ -258,7 +258,9 @@ impl Device for CudaDevice {
 
     fn trie(&mut self, catalog: &Arc<Catalog>) -> Result<TrieId, DeviceError> {
         let levels = weights::trie(&mut self.memory, catalog)?;
-        Ok(TrieId(add(&mut self.weights.tries, levels)))
+        let trie = TrieId(add(&mut self.weights.tries, levels));
+        self.plan_expand_scratch()?;
+        Ok(trie)
     }
 
     fn plan_slots(&mut self, plan: SlotPlan) -> Result<(), DeviceError> {
@@ -277,7 +279,9 @@ impl Device for CudaDevice {
         let pinned = self.driver.pin(2 * plan.rows + plan.requests).map_err(|error| failed("pin", error))?;
         let done = self.driver.marker().map_err(|error| failed("pin", error))?;
         self.results.push(Results { words: pinned, done });
-        Ok(CohortLane(add(&mut self.cohorts, lane)))
+        let lane = CohortLane(add(&mut self.cohorts, lane));
+        self.plan_expand_scratch()?;
+        Ok(lane)
     }
 
     fn planned_bytes(&self) -> (usize, usize, usize) {

@@ -50,6 +50,15 @@ pub(super) struct TrieLevel {
     pub(super) nodes: usize,
     /// Codes of the level: one more than the largest code there may be.
     pub(super) code_count: usize,
+    /// Most children of one node above.
+    pub(super) widest: usize,
+}
+
+/// The token of each code of a level.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TokenList {
+    pub(super) address: u64, // u32[count]
+    pub(super) count: usize,
 }
 
 /// Everything that handles of weights point to.
@@ -129,7 +138,18 @@ pub(super) fn trie(memory: &mut Memory, catalog: &Arc<Catalog>) -> Result<Vec<Tr
             first_child: upload("first children", bytemuck::cast_slice(first_child))?,
             nodes: codes.len(),
             code_count: catalog.codes(level) as usize,
+            widest: first_child.windows(2).map(|pair| (pair[1] - pair[0]) as usize).max().unwrap_or(0),
         });
     }
     Ok(levels)
+}
+
+/// Uploads the token ids of each level's codes.
+pub(super) fn token_lists(memory: &mut Memory, levels: &[Vec<u32>]) -> Result<Vec<TokenList>, DeviceError> {
+    let mut upload = |(level, tokens): (usize, &Vec<u32>)| {
+        let what = format!("tokens of level {level}");
+        let address = memory.holding(Purpose::Weights, what, bytemuck::cast_slice(tokens))?;
+        Ok(TokenList { address, count: tokens.len() })
+    };
+    levels.iter().enumerate().map(&mut upload).collect()
 }

@@ -3,8 +3,14 @@
 //! A launcher checks handles and shapes (a wrong one is a bug in a model file and panics with the operation's name) and
 //! enqueues; it computes nothing and waits for nothing.
 
+mod beam_state;
+mod copy_rows;
+mod embed;
+mod expand_select;
 pub(super) mod head;
 pub(super) mod linear;
+mod norm;
+mod params;
 mod pending;
 
 use std::path::Path;
@@ -15,11 +21,13 @@ use crate::device::{DeviceError, Dtype};
 
 /// Memory between an operation's kernels, planned with the lanes and weights that decide its size.
 #[derive(Default)]
-pub(super) struct Scratch {}
+pub(super) struct Scratch {
+    expand: expand_select::Scratch,
+}
 
 /// Every operation's kernels for a compute type.
 fn kernels(_: Dtype) -> Vec<Kernel> {
-    Vec::new()
+    [&beam_state::KERNELS[..], &copy_rows::KERNELS, &embed::KERNELS, &expand_select::KERNELS, &norm::KERNELS].concat()
 }
 
 /// Loads the modules that hold the kernels for `compute`, each once.

@@ -1,0 +1,138 @@
+//! One level of the search: `expand_scan` looks at every child, `expand_finish` keeps the best and writes the next beams.
+
+use super::super::CudaDevice;
+use super::super::driver::{Kernel, Shape};
+use super::super::memory::{Memory, Purpose};
+use super::params::ExpandParams;
+use crate::device::{DeviceError, ExpandArgs, Queue};
+
+const SCAN: Kernel = Kernel { module: "expand_select", name: "expand_scan", dynamic_shared: 0 };
+const FINISH: Kernel = Kernel { module: "expand_select", name: "expand_finish", dynamic_shared: 0 };
+pub(super) const KERNELS: [Kernel; 2] = [SCAN, FINISH];
+
+const FINISH_THREADS: u32 = 1024;
+/// Most warps of a block of `expand_scan`.
+const SCAN_WARPS: usize = 8;
+// As in kernels/include/params/expand_select.h.
+const GROUP: usize = 32;
+const SCAN_GROUPS: usize = 64;
+const CANDIDATES: usize = 40;
+const ORDER: usize = 2;
+
+/// Memory between the two kernels, and for the order of a forced token's beams. All cohort lanes share it: their operations run
+/// one after another on the search queue.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::device::cuda) struct Scratch {
+    room: Room,
+    group_keys: u64,   // u64[rows][groups]
+    group_legal: u64,  // u32[rows][groups]
+    group_counts: u64, // u32[requests]
+    candidates: u64,   // u64[rows][CANDIDATES]
+    /// u64[rows][ORDER]
+    pub(super) order: u64,
+}
+
+/// What scratch memory is enough for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Room {
+    rows: usize,
+    requests: usize,
+    /// Groups of children that one beam may have.
+    groups: usize,
+}
+
+impl Scratch {
+    fn plan(memory: &mut Memory, room: Room) -> Result<Scratch, DeviceError> {
+        let Room { rows, requests, groups } = room;
+        let mut part = |what: &str, sizes: [usize; 3]| {
+            let what = format!("search: {what}");
+            match sizes.into_iter().try_fold(1usize, |bytes, size| bytes.checked_mul(size)) {
+                Some(bytes) => memory.zeroed(Purpose::Workspace, what, bytes),
+                None => {
+                    let reason = "more than the address space".to_owned();
+                    Err(DeviceError::OutOfMemory { what, bytes: usize::MAX, reason })
+                }
+            }
+        };
+        Ok(Scratch {
+            room,
+            group_keys: part("best child of each group", [rows, groups, size_of::<u64>()])?,
+            group_legal: part("legal children of each group", [rows, groups, size_of::<u32>()])?,
+            group_counts: part("groups of each request", [requests, 1, size_of::<u32>()])?,
+            candidates: part("candidates", [rows, CANDIDATES, size_of::<u64>()])?,
+            order: part("order of beams", [rows, ORDER, size_of::<u64>()])?,
+        })
+    }
+}
+
+impl CudaDevice {
+    /// Plans what the widest lane needs over the widest trie, once both are known.
+    pub(in crate::device::cuda) fn plan_expand_scratch(&mut self) -> Result<(), DeviceError> {
+        let widest = self.weights.tries.iter().flatten().map(|level| level.widest).max();
+        let (Some(widest), false) = (widest, self.cohorts.is_empty()) else { return Ok(()) };
+        let planned = self.scratch.expand.room;
+        let most = |of: fn(&crate::device::CohortPlan) -> usize| {
+            self.cohorts.iter().map(|lane| of(&lane.plan)).max().unwrap_or(0)
+        };
+        let room = Room {
+            rows: planned.rows.max(most(|plan| plan.rows)),
+            requests: planned.requests.max(most(|plan| plan.requests)),
+            groups: planned.groups.max(widest.div_ceil(GROUP)),
+        };
+        if room != planned {
+            // What was planned before stays: recorded steps may name it.
+            self.scratch.expand = Scratch::plan(&mut self.memory, room)?;
+        }
+        Ok(())
+    }
+
+    pub(in crate::device::cuda) fn run_expand_select(&mut self, args: &ExpandArgs) -> Result<(), DeviceError> {
+        let op = "expand_select";
+        let lane = self.cohort_lane_of(args.lane);
+        let level = &self.weights.tries[args.trie.0 as usize][args.level];
+        let tokens = self.weights.heads[args.head.0 as usize].level_tokens[args.level];
+        assert!(args.level < lane.plan.steps, "{op}: level {} of a lane of {} steps", args.level, lane.plan.steps);
+        let (codes, known) = (level.code_count, tokens.count);
+        if codes > known {
+            let reason = format!("level {}: {codes} codes in the catalogue, {known} tokens", args.level);
+            return Err(DeviceError::Failed { op, reason });
+        }
+        // At level 0 logits rows are request rows, and so are blocks.
+        let rows = if args.level == 0 { lane.extent.requests } else { lane.extent.rows };
+        assert!(args.logits.cols >= known, "{op}: {} logit columns for {known} codes", args.logits.cols);
+        let (view, scratch) = (lane.view(), self.scratch.expand);
+        let params = ExpandParams {
+            now: lane.now().into(),
+            next: lane.next().into(),
+            requests: view.requests,
+            row_request: view.row_request,
+            counts: view.requests_count,
+            ban_ends: view.ban_ends,
+            ban_nodes: view.ban_nodes,
+            codes: level.codes,
+            first_child: level.first_child,
+            tokens: tokens.address,
+            logits: self.place(op, args.logits, rows, args.logits.cols),
+            lognorm: self.place(op, args.lognorm, rows, 1),
+            group_keys: scratch.group_keys,
+            group_legal: scratch.group_legal,
+            group_counts: scratch.group_counts,
+            candidates: scratch.candidates,
+            order: scratch.order,
+            group_stride: scratch.room.groups as u32,
+            logits_stride: args.logits.stride as u32,
+            lognorm_stride: args.lognorm.stride as u32,
+            level: args.level as u32,
+            rows: lane.plan.rows as u32,
+            reserved: 0,
+        };
+        let groups = level.widest.div_ceil(GROUP);
+        let shape = |grid: [usize; 2], threads| {
+            let [x, y] = grid.map(|count| count as u32);
+            Shape { queue: Queue::Search, grid: [x, y, 1], threads, dynamic_shared: 0 }
+        };
+        let warps = groups.clamp(1, SCAN_WARPS) as u32;
+        self.launch(&SCAN, shape([rows, groups.div_ceil(SCAN_GROUPS)], 32 * warps), params)?;
+        self.launch(&FINISH, shape([lane.extent.requests, 1], FINISH_THREADS), params)
+    }
+}

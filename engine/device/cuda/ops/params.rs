@@ -1,0 +1,123 @@
+//! Parameter structs as the kernels declare them in `kernels/include/params`.
+
+use super::super::lanes::StateView;
+
+/// State of every beam row after a step.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BeamState {
+    pub(super) node: u64,
+    pub(super) score: u64,
+    pub(super) token: u64,
+    pub(super) live: u64,
+    pub(super) ancestors: u64,
+}
+
+impl From<StateView> for BeamState {
+    fn from(view: StateView) -> BeamState {
+        let StateView { node, score, token, live, ancestors } = view;
+        BeamState { node, score, token, live, ancestors }
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ExpandParams {
+    pub(super) now: BeamState,
+    pub(super) next: BeamState,
+    pub(super) requests: u64,
+    pub(super) row_request: u64,
+    pub(super) counts: u64,
+    pub(super) ban_ends: u64,
+    pub(super) ban_nodes: u64,
+    pub(super) codes: u64,
+    pub(super) first_child: u64,
+    pub(super) tokens: u64,
+    pub(super) logits: u64,
+    pub(super) lognorm: u64,
+    pub(super) group_keys: u64,
+    pub(super) group_legal: u64,
+    pub(super) group_counts: u64,
+    pub(super) candidates: u64,
+    pub(super) order: u64,
+    pub(super) group_stride: u32,
+    pub(super) logits_stride: u32,
+    pub(super) lognorm_stride: u32,
+    pub(super) level: u32,
+    pub(super) rows: u32,
+    pub(super) reserved: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BeginParams {
+    pub(super) state: BeamState,
+    pub(super) requests: u64,
+    pub(super) counts: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ForceParams {
+    pub(super) now: BeamState,
+    pub(super) next: BeamState,
+    pub(super) requests: u64,
+    pub(super) counts: u64,
+    pub(super) logits: u64,
+    pub(super) lognorm: u64,
+    pub(super) order: u64,
+    pub(super) logits_stride: u32,
+    pub(super) lognorm_stride: u32,
+    pub(super) token: u32,
+    pub(super) step: u32,
+    pub(super) rows: u32,
+    pub(super) reserved: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EmbedParams {
+    pub(super) table: u64,
+    pub(super) tokens: u64,
+    pub(super) live: u64,
+    pub(super) out: u64,
+    pub(super) vocabulary: u32,
+    pub(super) cols: u32,
+    pub(super) out_stride: u32,
+    pub(super) reserved: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NormParams {
+    pub(super) x: u64,
+    pub(super) weight: u64,
+    pub(super) live: u64,
+    pub(super) out: u64,
+    pub(super) cols: u32,
+    pub(super) x_stride: u32,
+    pub(super) out_stride: u32,
+    pub(super) eps: f32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RowList {
+    pub(super) rows: u64,
+    pub(super) stride: u32,
+    pub(super) reserved: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CopyParams {
+    pub(super) from: u64,
+    pub(super) to: u64,
+    pub(super) live: u64,
+    pub(super) from_rows: RowList,
+    pub(super) to_rows: RowList,
+    pub(super) from_stride_bytes: u32,
+    pub(super) to_stride_bytes: u32,
+    pub(super) row_bytes: u32,
+    pub(super) unit_bytes: u32,
+}

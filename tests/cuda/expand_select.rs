@@ -1,0 +1,336 @@
+//! The search's steps: the best children of each request, level by level, are those that the CPU device finds, bit for bit.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use sidereal::catalog::{Catalog, CatalogBuilder, NewItem};
+use sidereal::device::{
+    Cohort, CohortLane, CohortRequest, Device, Dtype, ExpandArgs, ForceArgs, Head, HeadSource, Queue, Rows, Tensor,
+    TokenBatch, TokenLane, TrieId,
+};
+use sidereal::export::TensorView;
+
+use crate::support::{cohort_plan, cuda, noise, oracle, slot_plan};
+
+/// What the logits of a case look like.
+#[derive(Clone, Copy, Debug)]
+enum Logits {
+    /// Multiples of one over this, so that some are equal.
+    Quantised(f32),
+    /// All the same: only ranks and codes decide.
+    Equal,
+    /// Every fifth is no number, infinite, or a zero of either sign.
+    Special,
+}
+
+/// One request.
+#[derive(Clone, Copy, Debug)]
+struct Wish {
+    beams: u32,
+    /// Rows left unused before the request's own.
+    gap: u32,
+    /// One in this many nodes of each level is banned; 0 for none, 1 for all but those of level 0.
+    banned: u64,
+    seed: u64,
+}
+
+impl Wish {
+    fn of(beams: u32) -> Wish {
+        Wish { beams, gap: 0, banned: 0, seed: u64::from(beams) }
+    }
+}
+
+/// A trie with what is asked of it.
+struct Case {
+    catalog: Arc<Catalog>,
+    logits: Logits,
+}
+
+fn catalog(codes: &[u32], sids: &BTreeSet<Vec<u16>>) -> Arc<Catalog> {
+    let mut builder = CatalogBuilder::new(codes).unwrap();
+    for (id, sid) in (0..).zip(sids) {
+        builder.add(NewItem { id, sid, ..NewItem::default() }).unwrap();
+    }
+    Arc::new(builder.finish().unwrap())
+}
+
+/// About `count` semantic IDs of uniform codes.
+fn uniform(codes: &[u32], count: usize) -> Arc<Catalog> {
+    let draws = noise(count as u64, count * codes.len());
+    let code = |(&draw, &codes): (&f32, &u32)| ((draw + 1.0) / 2.0 * codes as f32) as u16;
+    let sids = draws.chunks(codes.len()).map(|draws| draws.iter().zip(codes).map(code).collect()).collect();
+    catalog(codes, &sids)
+}
+
+fn hash(seed: u64, word: u64) -> u64 {
+    let mixed = (seed ^ word.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed ^ mixed >> 29
+}
+
+/// Logits and log-normaliser of the beam of `rank`.
+fn scores_of(logits: Logits, seed: u64, rank: usize, codes: usize) -> (Vec<f32>, f32) {
+    let seed = hash(seed, rank as u64);
+    let lognorm = 2.0 + (seed % 8) as f32 * 0.25;
+    let value = |(code, draw): (usize, f32)| match logits {
+        Logits::Quantised(steps) => (draw * 3.0 * steps).round() / steps,
+        Logits::Equal => 0.5,
+        Logits::Special if hash(seed, code as u64) % 5 == 0 => {
+            [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0][hash(seed, code as u64) as usize / 5 % 5]
+        }
+        Logits::Special => draw,
+    };
+    let lognorm = if matches!(logits, Logits::Equal) { 2.0 } else { lognorm };
+    (noise(seed, codes).into_iter().enumerate().map(value).collect(), lognorm)
+}
+
+fn banned_nodes(case: &Case, wish: &Wish) -> Vec<Vec<u32>> {
+    let banned = |level: usize, node: u32| match wish.banned {
+        0 => false,
+        1 => level > 0,
+        one_in => hash(wish.seed + level as u64, u64::from(node)).is_multiple_of(one_in),
+    };
+    let nodes = |level| (0..case.catalog.nodes(level) as u32).filter(|&node| banned(level, node)).collect();
+    (0..case.catalog.levels()).map(nodes).collect()
+}
+
+/// A device with the case's trie and room for `rows` beams.
+struct Search<D> {
+    device: D,
+    lane: CohortLane,
+    prefix: TokenLane,
+    trie: TrieId,
+    head: Head,
+    logits: Tensor,
+    lognorm: Tensor,
+    tokens: Tensor, // of each beam, as an embedding shows them
+    table: sidereal::device::Embedding,
+    rows: usize,
+}
+
+/// Beams of each request after a step: node, score's bits, token.
+type Step = Vec<Vec<(u32, u32, u32)>>;
+
+impl<D: Device> Search<D> {
+    fn plan(mut device: D, case: &Case, rows: usize) -> Search<D> {
+        let levels = case.catalog.levels();
+        let codes: Vec<usize> = (0..levels).map(|level| case.catalog.codes(level) as usize).collect();
+        let widest = *codes.iter().max().unwrap();
+        // Tokens run against codes, so that neither is taken for the other.
+        let list = |level: usize| (0..codes[level] as u32).map(|code| (widest as u32 - code) + 3).collect();
+        let vocabulary = widest + 4;
+        let matrix = TensorView::owned("head", vec![vocabulary, 1], vec![0.0; vocabulary]);
+        let level_tokens = (0..levels).map(list).collect();
+        let head = device.head_weight(&HeadSource { matrix, level_tokens, whole_vocabulary: false }).unwrap();
+        let names = TensorView::owned("tokens", vec![vocabulary, 1], (0..vocabulary).map(|id| id as f32).collect());
+        let table = device.embedding(&names).unwrap();
+        let logits = device.buffer(rows, widest + 1, Dtype::F32).unwrap().columns(1, widest);
+        let lognorm = device.buffer(rows, 1, Dtype::F32).unwrap();
+        let tokens = device.buffer(rows, 1, Dtype::F32).unwrap();
+        device.plan_slots(slot_plan(rows.min(64), 1)).unwrap();
+        // Two steps more than levels, for forced tokens.
+        let mut plan = cohort_plan(rows, levels + 2);
+        plan.banned_nodes = 1 << 17;
+        let lane = device.cohort_lane(plan).unwrap();
+        let prefix = device.token_lane(1, Queue::Search).unwrap();
+        let trie = device.trie(&case.catalog).unwrap();
+        Search { device, lane, prefix, trie, head, logits, lognorm, tokens, table, rows }
+    }
+
+    fn begin(&mut self, case: &Case, wishes: &[Wish]) -> Vec<u32> {
+        let mut next = 0;
+        let mut request = |(slot, wish): (u32, &Wish)| {
+            let first_row = next + wish.gap;
+            next = first_row + wish.beams;
+            CohortRequest { slot, beams: wish.beams, first_row, banned_nodes: banned_nodes(case, wish) }
+        };
+        let requests: Vec<CohortRequest> = (0..).zip(wishes).map(&mut request).collect();
+        let first_rows = requests.iter().map(|request| request.first_row).collect();
+        self.device.write_tokens(self.prefix, &TokenBatch::default()).unwrap();
+        self.device.write_cohort(self.lane, &Cohort { requests }).unwrap();
+        first_rows
+    }
+
+    /// Writes the live rows' scores; all others are NaN.
+    fn write_scores(&mut self, columns: usize, rows: &[(usize, (Vec<f32>, f32))]) {
+        let mut logits = vec![f32::NAN; self.rows * columns];
+        let mut lognorm = vec![f32::NAN; self.rows];
+        for (row, (values, norm)) in rows {
+            logits[row * columns..][..columns].copy_from_slice(values);
+            lognorm[*row] = *norm;
+        }
+        self.device.write_buffer(self.logits.columns(0, columns), &logits).unwrap();
+        self.device.write_buffer(self.lognorm, &lognorm).unwrap();
+    }
+
+    fn read(&mut self, first_rows: &[u32]) -> Step {
+        let beams = self.device.read_beams(self.lane).unwrap();
+        self.device.embed(Rows::Beams(self.lane), self.table, self.tokens).unwrap();
+        let tokens = self.device.read_buffer(self.tokens, self.rows).unwrap();
+        let of = |(beams, &first): (&Vec<sidereal::device::Beam>, &u32)| {
+            let rows = tokens[first as usize..].iter();
+            beams.iter().zip(rows).map(|(beam, &token)| (beam.leaf, beam.score.to_bits(), token as u32)).collect()
+        };
+        beams.iter().zip(first_rows).map(of).collect()
+    }
+
+    /// Searches all levels, then forces a scored and an unscored token.
+    fn run(&mut self, case: &Case, wishes: &[Wish]) -> Vec<Step> {
+        let first_rows = self.begin(case, wishes);
+        let levels = case.catalog.levels();
+        let mut steps: Vec<Step> = Vec::new();
+        for step in 0..levels + 2 {
+            let columns = if step < levels { case.catalog.codes(step) as usize } else { 1 };
+            let mut rows = Vec::new();
+            for (index, wish) in wishes.iter().enumerate() {
+                let live = steps.last().map_or(1, |step| step[index].len());
+                for rank in 0..live {
+                    let row = if step == 0 { index } else { first_rows[index] as usize + rank };
+                    rows.push((row, scores_of(case.logits, hash(wish.seed, step as u64), rank, columns)));
+                }
+            }
+            self.write_scores(columns, &rows);
+            self.step(step, levels);
+            steps.push(self.read(&first_rows));
+        }
+        steps
+    }
+
+    /// Enqueues a step as the engine does: recorded once, replayed after.
+    fn step(&mut self, step: usize, levels: usize) {
+        let Search { lane, prefix, trie, head, logits, lognorm, .. } = *self;
+        let mut body = |device: &mut dyn Device| {
+            if step < levels {
+                device.expand_select(&ExpandArgs { lane, trie, head, level: step, logits, lognorm })
+            } else {
+                let scored = (step == levels).then(|| (logits.columns(0, 1), lognorm));
+                device.force_token(&ForceArgs { lane, token: 1 + (step - levels) as u32, step, scored })
+            }
+        };
+        self.device.replay((lane, prefix), step, &mut body).unwrap();
+    }
+}
+
+fn rows_of(wishes: &[Wish]) -> usize {
+    wishes.iter().map(|wish| (wish.gap + wish.beams) as usize).sum()
+}
+
+fn assert_equal(what: &str, actual: &[Step], expected: &[Step]) {
+    for (step, (actual, expected)) in actual.iter().zip(expected).enumerate() {
+        for (request, (actual, expected)) in actual.iter().zip(expected).enumerate() {
+            assert_eq!(actual.len(), expected.len(), "{what}: beams of request {request} after step {step}");
+            let differs = (0..actual.len()).find(|&rank| actual[rank] != expected[rank]);
+            if let Some(rank) = differs {
+                let (actual, expected) = (actual[rank], expected[rank]);
+                panic!("{what}: step {step}, request {request}, beam {rank}: {actual:?} and not {expected:?}");
+            }
+        }
+    }
+}
+
+/// Both devices find the same, and a request finds the same alone as among others.
+fn check(what: &str, case: &Case, wishes: &[Wish]) {
+    let rows = rows_of(wishes);
+    let expected = Search::plan(oracle(Dtype::F32), case, rows).run(case, wishes);
+    let mut search = Search::plan(cuda(Dtype::F32), case, rows);
+    assert_equal(what, &search.run(case, wishes), &expected);
+    if wishes.len() > 1 {
+        // The lane still holds what the search of all left there.
+        let last = search.run(case, &wishes[wishes.len() - 1..]);
+        for (step, (alone, among)) in last.iter().zip(&expected).enumerate() {
+            assert_eq!(alone.last(), among.last(), "{what}: the last request alone, step {step}");
+        }
+    }
+}
+
+#[test]
+fn every_beam_width_finds_what_the_oracle_finds() {
+    let case = Case { catalog: uniform(&[48, 64, 32], 12_000), logits: Logits::Quantised(4096.0) };
+    for beams in [1, 2, 31, 32, 33, 512, 1000, 1024] {
+        check(&format!("{beams} beams"), &case, &[Wish::of(beams)]);
+    }
+}
+
+#[test]
+fn requests_of_different_widths_share_a_cohort() {
+    let case = Case { catalog: uniform(&[16, 32, 8, 8], 5000), logits: Logits::Quantised(64.0) };
+    let wish = |beams, gap, banned, seed| Wish { beams, gap, banned, seed };
+    let wishes = [wish(5, 0, 3, 1), wish(128, 2, 0, 2), wish(1, 0, 2, 3), wish(40, 1, 7, 4), wish(33, 0, 2, 5)];
+    check("different widths", &case, &wishes);
+}
+
+#[test]
+fn banned_requests_keep_nothing_and_stay_empty() {
+    let case = Case { catalog: uniform(&[16, 16, 16], 900), logits: Logits::Quantised(64.0) };
+    let all = Wish { banned: 1, ..Wish::of(20) };
+    check("all banned", &case, &[Wish::of(9), all, Wish { banned: 2, ..Wish::of(31) }]);
+    let mut search = Search::plan(cuda(Dtype::F32), &case, 20);
+    let steps = search.run(&case, &[all]);
+    assert_eq!(steps.iter().map(|step| step[0].len()).collect::<Vec<_>>(), [16, 0, 0, 0, 0]);
+}
+
+#[test]
+fn ties_are_broken_by_rank_and_code() {
+    let catalog = uniform(&[32, 64, 16], 9000);
+    for logits in [Logits::Equal, Logits::Quantised(0.5)] {
+        let case = Case { catalog: Arc::clone(&catalog), logits };
+        check(&format!("{logits:?}"), &case, &[Wish::of(300), Wish { banned: 4, ..Wish::of(64) }]);
+    }
+}
+
+#[test]
+fn scores_that_are_no_numbers_lose_and_zeros_have_no_sign() {
+    let case = Case { catalog: uniform(&[32, 64, 16], 4000), logits: Logits::Special };
+    check("special numbers", &case, &[Wish::of(200), Wish { banned: 3, ..Wish::of(33) }]);
+}
+
+#[test]
+fn a_wide_root_and_chains_of_single_children() {
+    // As in a trie of ten million IDs over three levels of 8,192 codes: few of the last nodes have a sibling.
+    let sids = (0..6000u16).map(|id| vec![id, id.wrapping_mul(7) % 8192, id % 3]).collect();
+    let case = Case { catalog: catalog(&[8192, 8192, 3], &sids), logits: Logits::Quantised(4096.0) };
+    check("chains", &case, &[Wish::of(257), Wish { banned: 2, ..Wish::of(70) }]);
+}
+
+#[test]
+fn one_node_may_have_most_of_the_children() {
+    let mut sids: BTreeSet<Vec<u16>> = (0..9000u16).map(|code| vec![5, code.wrapping_mul(7)]).collect();
+    sids.extend((0..12).map(|code| vec![code, 65_535 - code]));
+    let case = Case { catalog: catalog(&[12, 65_536], &sids), logits: Logits::Quantised(1024.0) };
+    check("skewed", &case, &[Wish { banned: 3, ..Wish::of(100) }, Wish::of(7)]);
+}
+
+#[test]
+fn more_beams_than_shared_memory_sorts() {
+    let case = Case { catalog: uniform(&[64, 80], 4000), logits: Logits::Quantised(512.0) };
+    check("wide beams", &case, &[Wish::of(2500)]);
+}
+
+#[test]
+fn small_random_tries() {
+    for seed in 0..12 {
+        let draw = |word, range: u64| hash(hash(seed, word), 3) % range;
+        let codes: Vec<u32> = (0..2 + draw(0, 3)).map(|level| 1 + draw(10 + level, 40) as u32).collect();
+        let catalog = uniform(&codes, 1 + draw(1, 500) as usize);
+        let case = Case { catalog, logits: Logits::Quantised([1.0, 16.0, 4096.0][draw(2, 3) as usize]) };
+        let wish = |index| Wish {
+            beams: 1 + draw(20 + index, 50) as u32,
+            gap: draw(30 + index, 3) as u32,
+            banned: [0, 2, 5, 1][draw(40 + index, 4) as usize],
+            seed: seed * 100 + index,
+        };
+        let wishes: Vec<Wish> = (0..1 + draw(3, 4)).map(wish).collect();
+        check(&format!("trie {seed}"), &case, &wishes);
+    }
+}
+
+#[test]
+fn a_recorded_step_serves_the_next_cohort() {
+    let case = Case { catalog: uniform(&[16, 32, 8], 3000), logits: Logits::Quantised(64.0) };
+    let mut search = Search::plan(cuda(Dtype::F32), &case, 96);
+    let mut expected = Search::plan(oracle(Dtype::F32), &case, 96);
+    for seed in 0..3 {
+        let wishes = [Wish { seed, banned: seed, ..Wish::of(33) }, Wish { seed: seed + 9, ..Wish::of(40) }];
+        assert_equal("replayed", &search.run(&case, &wishes), &expected.run(&case, &wishes));
+        assert_eq!(search.device.recorded_steps(), 5);
+    }
+}
