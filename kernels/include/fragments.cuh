@@ -1,0 +1,34 @@
+// One idea: bf16 tiles in shared memory, rows of DIM elements, from which ldmatrix reads mma.m16n8k16 fragments without bank
+// conflicts. A row is cut into chunks of 16 bytes; chunk c of row r stands at c ^ f(r), f chosen so that the same chunk of 8
+// neighbouring rows covers all 32 banks.
+#pragma once
+#include "ptx.h"
+
+// Index of the first element of a chunk.
+template <int DIM>
+DEVICE uint32_t swizzled(uint32_t row, uint32_t chunk) {
+    // Rows of 64 bytes lie in pairs within a line of 128.
+    const uint32_t mixed = DIM == 32 ? chunk ^ ((row >> 1) & 3) : chunk ^ (row & 7);
+    return row * DIM + mixed * 8;
+}
+
+// A: rows `row` + 0..16, columns 16 `step` + 0..16.
+template <int DIM>
+DEVICE void load_a(uint32_t (&a)[4], const bf16* tile, uint32_t row, uint32_t step, uint32_t lane) {
+    load_matrix_x4(a, shared_address(tile + swizzled<DIM>(row + (lane & 15), 2 * step + (lane >> 4))));
+}
+
+// B of two products Q K^T: columns are rows `row` + 0..8 (b[0], b[1]) and + 8..16 (b[2], b[3]); depth is columns
+// 16 `step` + 0..16.
+template <int DIM>
+DEVICE void load_b_rows(uint32_t (&b)[4], const bf16* tile, uint32_t row, uint32_t step, uint32_t lane) {
+    const uint32_t r = row + (lane & 7) + ((lane >> 4) << 3);
+    load_matrix_x4(b, shared_address(tile + swizzled<DIM>(r, 2 * step + ((lane >> 3) & 1))));
+}
+
+// B of two products P V: columns are columns 8 `chunk` + 0..8 (b[0], b[1]) and + 8..16 (b[2], b[3]); depth is rows
+// `row` + 0..16.
+template <int DIM>
+DEVICE void load_b_columns(uint32_t (&b)[4], const bf16* tile, uint32_t row, uint32_t chunk, uint32_t lane) {
+    load_matrix_x4_transposed(b, shared_address(tile + swizzled<DIM>(row + (lane & 15), chunk + (lane >> 4))));
+}
