@@ -6,3 +6,5 @@
 #include "params/embed.h"
 #include "params/expand_select.h"
 #include "params/norm.h"
+#include "params/history_attention.h"
+#include "params/write_kv.h"
