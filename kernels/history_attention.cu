@@ -1,22 +1,24 @@
 // History attention in bf16: out = softmax(q K^T + bias) V for token rows over a slot's pages, causal or over all valid keys,
 // query heads sharing KV heads (GQA). f32 is in history_attention_f32.cu.
 //
-// A block takes one query tile (64 rows of one span) and one head; each of its 4 warps owns 16 rows. Keys come in tiles of 64 at
-// absolute positions; S = Q K^T and O += P V are mma.m16n8k16, softmax is online and in f32 (softmax.cuh), P is rounded to
-// bf16 for the second product while the denominator sums it unrounded. Keys and values have one buffer each and take turns:
+// A block takes one query tile (64 rows of one span) and one head; each of its 4 warps owns 16 rows. Keys come in tiles of 64 (32 at
+// DIM 256) at absolute positions; S = Q K^T and O += P V are mma.m16n8k16, softmax is online and in f32 (softmax.cuh), P is rounded
+// to bf16 for the second product while the denominator sums it unrounded. Keys and values have one buffer each and take turns:
 //
 //     wait K(t) | copy V(t) ..... S = Q K(t)      | wait V(t) | copy K(t + 1) ..... softmax, O += P V(t) | ...
 //
 // so that every copy has half an iteration to arrive, two barriers a tile suffice, and several blocks fit a multiprocessor.
 //
-// Launch: grid (tiles of the bucket, heads), 128 threads, sizeof(Shared<DIM>) bytes of dynamic shared memory:
-// 14,848 at DIM 32, 27,136 at 64, 51,712 at 128, 99,840 at 256 (the least that a card of sm_80 or later grants is 101,376).
-// Work: 4 DIM operations a score. A warp's key or value fragment (512 bytes of shared memory) feeds two products of 4,096
-// operations, so at 128 bytes a clock shared memory allows 2,048 operations a clock: the whole of an A100's tensor rate, half of
-// an H100's. With softmax (32 exponentials a thread and tile, against 2 DIM clocks of products) not overlapped within a warp
-// but by the other 11 warps, 50 to 60% of the A100's bf16 rate is expected at DIM 128, 35% of the H100's. From memory a block
-// reads its keys and values once, 4 DIM bytes a key: 64 operations a byte and more, mostly from L2, where the heads and
-// tiles of a slot meet. Occupancy by registers: 4 blocks (DIM 32, 64), 3 (128), 2 (256; on cards of 164 KiB 1, by shared memory).
+// Launch: grid (tiles of the bucket, heads), 128 threads, sizeof(Shared<DIM>) bytes of dynamic shared memory: 13,824 at DIM 32,
+// 26,112 at 64, 50,688 at 128, 66,560 at 256 (every card of sm_80 or later grants 101,376).
+// Work: 4 DIM operations a score. A 512-byte fragment of keys or values in shared memory feeds two products of 4,096 operations: at
+// 128 bytes a clock and multiprocessor that allows 2,048 operations a clock, the whole of an A100's tensor rate and half of an
+// H100's; reading the query's fragments anew for each tile costs an eighth of it. Softmax (32 exponentials a thread and tile,
+// beside 2 DIM clocks of products) overlaps only with the products of other warps. Expected at DIM 128 and long histories: 50 to
+// 60% of the A100's 312 Tflop/s, 35% of the H100's 989. From memory a block reads its keys and values once, 4 DIM bytes a key: 64
+// operations a byte and more, mostly from L2, where the heads and tiles of a slot meet. A row of `Last` is alone in its tile: there
+// the limit is the latency of a tile (about 2 us), for one layer of a model.
+// Occupancy by registers: 4 blocks (DIM 32, 64), 3 (128), 2 (256); shared memory allows as many on cards of 164 KiB and more.
 //
 // Batch invariance: rows meet nothing but keys, tile by tile in order of position. A key that a row does not see weighs exactly 0,
 // and a tile without any leaves maximum and sums as they are (factor 1); so it is not seen whether a warp skips it.
@@ -88,7 +90,7 @@ DEVICE void copy_queries(const HistoryAttentionParams& p, const AttentionWork& w
 template <int DIM>
 DEVICE void copy_tile(bf16* to, uint64_t pages, const uint32_t* rows) {
     const bf16* from = pointer<const bf16>(pages);
-#pragma unroll
+#pragma unroll 2
     for (uint32_t i = 0; i < KEYS<DIM> * DIM / 8 / THREADS; i++) {
         const uint32_t row = (i * THREADS + threadIdx.x) / (DIM / 8), chunk = threadIdx.x % (DIM / 8);
         const uint32_t page_row = rows[row];

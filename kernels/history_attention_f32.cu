@@ -5,14 +5,14 @@
 // parts of the columns; weights pass through shared memory within a warp. Keys and values take turns as in bf16.
 //
 // Launch: grid (tiles of the bucket, heads, QUERY_TILE_ROWS / rows of a block), 128 threads, sizeof(Shared<DIM>) bytes of
-// dynamic shared memory: 26,624 at DIM 32, 43,008 at 64, 75,776 at 128, 69,248 at 256.
+// dynamic shared memory: 27,136 at DIM 32, 43,520 at 64, 76,288 at 128, 68,864 at 256.
 // Work: 4 DIM operations a score, 2 16-byte reads of shared memory for 16 fused multiply-adds in S and O; about half of a card's f32
 // rate (A100: 19.5, H100: 60 Tflop/s) is expected, bound by shared memory. From memory 8 DIM bytes a key and block.
 //
 // Batch invariance as in bf16: sums run over keys in order of position, and what a row does not see weighs exactly 0.
 //
-// budget: history_attention_f32_32 registers <= 128, shared <= 0
-// budget: history_attention_f32_64 registers <= 128, shared <= 0
+// budget: history_attention_f32_32 registers <= 168, shared <= 0
+// budget: history_attention_f32_64 registers <= 168, shared <= 0
 // budget: history_attention_f32_128 registers <= 168, shared <= 0
 // budget: history_attention_f32_256 registers <= 168, shared <= 0
 #include "attention_work.cuh"
@@ -104,7 +104,7 @@ DEVICE void multiply_keys(const Shared<DIM>& s, const ThreadRows<DIM>& rows, flo
     for (int r = 0; r < MY_ROWS<DIM>; r++) {
         for (int k = 0; k < MY_KEYS<DIM>; k++) scores[r][k] = 0.0f;
     }
-#pragma unroll 2
+#pragma unroll 1
     for (int column = 0; column < DIM; column += 4) {
         float key[MY_KEYS<DIM>][4];
 #pragma unroll
@@ -245,7 +245,7 @@ DEVICE void attend(const HistoryAttentionParams& p) {
     store_rows(p, work, rows);
 }
 
-KERNEL(THREADS) history_attention_f32_32(const __grid_constant__ HistoryAttentionParams p) { attend<32>(p); }
-KERNEL(THREADS) history_attention_f32_64(const __grid_constant__ HistoryAttentionParams p) { attend<64>(p); }
-KERNEL(THREADS) history_attention_f32_128(const __grid_constant__ HistoryAttentionParams p) { attend<128>(p); }
-KERNEL(THREADS) history_attention_f32_256(const __grid_constant__ HistoryAttentionParams p) { attend<256>(p); }
+KERNEL_BLOCKS(THREADS, 3) history_attention_f32_32(const __grid_constant__ HistoryAttentionParams p) { attend<32>(p); }
+KERNEL_BLOCKS(THREADS, 3) history_attention_f32_64(const __grid_constant__ HistoryAttentionParams p) { attend<64>(p); }
+KERNEL_BLOCKS(THREADS, 3) history_attention_f32_128(const __grid_constant__ HistoryAttentionParams p) { attend<128>(p); }
+KERNEL_BLOCKS(THREADS, 3) history_attention_f32_256(const __grid_constant__ HistoryAttentionParams p) { attend<256>(p); }

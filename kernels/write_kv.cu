@@ -51,8 +51,8 @@ DEVICE bool find_place(const WriteKvParams& p, uint32_t row, Place& place) {
     const uint32_t request = pointer<const uint32_t>(p.row_request)[row];
     if (request == NO_ROW) return false;
     const uint32_t slot = pointer<const RequestEntry>(p.requests)[request].slot;
-    const uint32_t* lengths = pointer<const uint32_t>(p.kv.lengths) + 2 * slot; // history and prefix
-    place.position = lengths[0] + lengths[1] + p.own_step;
+    const uint32_t prefix = pointer<const uint32_t>(p.prefix_lengths)[static_cast<uint64_t>(slot) * p.kv.table_stride];
+    place.position = segment_length(p.kv, slot) + prefix + p.own_step;
     place.first_row = (p.own_step * p.own_rows + row) * p.kv.kv_heads;
     place.head_rows = 1;
     return true;

@@ -1,7 +1,8 @@
 // One idea: where a token's key and value lie in a slot's pages.
 #pragma once
-#include "params/common.h"
 #include "ptx.h"
+
+#include "params/common.h"
 
 #define NO_ROW 0xffffffffu
 
@@ -11,7 +12,7 @@ DEVICE const uint32_t* block_table(const PagedKeys& kv, uint32_t slot) {
 
 // Valid tokens of a slot's segment.
 DEVICE uint32_t segment_length(const PagedKeys& kv, uint32_t slot) {
-    return pointer<const uint32_t>(kv.lengths)[2 * slot];
+    return pointer<const uint32_t>(kv.lengths)[static_cast<uint64_t>(slot) * kv.table_stride];
 }
 
 // A token's row of `dim` elements, the same in keys and values. A layer has fewer than 2^32 - 1 of them (at the smallest head,

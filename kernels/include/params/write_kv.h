@@ -16,6 +16,7 @@ typedef struct WriteKvParams {
     uint64_t row_position; /* u32[rows] of a token lane; 0 for beams */
     uint64_t row_request;  /* u32[rows] of a cohort lane; 0 for tokens */
     uint64_t requests;     /* RequestEntry[] of a cohort lane; 0 for tokens */
+    uint64_t prefix_lengths; /* as kv.lengths, of prefixes; 0 for tokens */
     PagedKeys kv;          /* for beams keys and values are T[steps][own_rows][kv_heads][dim], and there is no table */
     uint32_t query_stride;
     uint32_t key_stride;
