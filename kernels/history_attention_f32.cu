@@ -245,7 +245,7 @@ DEVICE void attend(const HistoryAttentionParams& p) {
     store_rows(p, work, rows);
 }
 
-KERNEL_BLOCKS(THREADS, 3) history_attention_f32_32(const __grid_constant__ HistoryAttentionParams p) { attend<32>(p); }
-KERNEL_BLOCKS(THREADS, 3) history_attention_f32_64(const __grid_constant__ HistoryAttentionParams p) { attend<64>(p); }
-KERNEL_BLOCKS(THREADS, 3) history_attention_f32_128(const __grid_constant__ HistoryAttentionParams p) { attend<128>(p); }
-KERNEL_BLOCKS(THREADS, 3) history_attention_f32_256(const __grid_constant__ HistoryAttentionParams p) { attend<256>(p); }
+KERNEL(THREADS, 3) history_attention_f32_32(const __grid_constant__ HistoryAttentionParams p) { attend<32>(p); }
+KERNEL(THREADS, 3) history_attention_f32_64(const __grid_constant__ HistoryAttentionParams p) { attend<64>(p); }
+KERNEL(THREADS, 3) history_attention_f32_128(const __grid_constant__ HistoryAttentionParams p) { attend<128>(p); }
+KERNEL(THREADS, 3) history_attention_f32_256(const __grid_constant__ HistoryAttentionParams p) { attend<256>(p); }

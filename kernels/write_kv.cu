@@ -53,7 +53,7 @@ DEVICE bool find_place(const WriteKvParams& p, uint32_t row, Place& place) {
     const uint32_t slot = pointer<const RequestEntry>(p.requests)[request].slot;
     const uint32_t prefix = pointer<const uint32_t>(p.prefix_lengths)[static_cast<uint64_t>(slot) * p.kv.table_stride];
     place.position = segment_length(p.kv, slot) + prefix + p.own_step;
-    place.first_row = (p.own_step * p.own_rows + row) * p.kv.kv_heads;
+    place.first_row = row * p.kv.kv_heads;
     place.head_rows = 1;
     return true;
 }

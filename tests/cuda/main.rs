@@ -9,7 +9,7 @@ mod cli_support;
 #[path = "../common/mod.rs"]
 mod common;
 mod engine;
-mod serve;
 mod expand_select;
 mod rows;
+mod serve;
 mod support;

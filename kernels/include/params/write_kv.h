@@ -16,16 +16,16 @@ typedef struct WriteKvParams {
     uint64_t row_position; /* u32[rows] of a token lane; 0 for beams */
     uint64_t row_request;  /* u32[rows] of a cohort lane; 0 for tokens */
     uint64_t requests;     /* RequestEntry[] of a cohort lane; 0 for tokens */
-    uint64_t prefix_lengths; /* as kv.lengths, of prefixes; 0 for tokens */
-    PagedKeys kv;          /* for beams keys and values are T[steps][own_rows][kv_heads][dim], and there is no table */
+    uint64_t prefix_lengths; /* as kv.lengths (histories), of prefixes; 0 for tokens */
+    PagedKeys kv;          /* for beams keys and values are T[rows][kv_heads][dim] of the slab's step, and there is no table */
     uint32_t query_stride;
     uint32_t key_stride;
     uint32_t value_stride;
     uint32_t query_out_stride;
     uint32_t heads;
     uint32_t head_dim;
-    uint32_t own_rows; /* row capacity of the own slab */
-    uint32_t own_step; /* step whose tokens are written */
+    uint32_t own_step; /* step that the beams' tokens belong to; 0 for tokens */
     float query_scale;
     float eps; /* of the norms */
+    uint32_t reserved;
 } WriteKvParams;

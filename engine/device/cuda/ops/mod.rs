@@ -8,10 +8,12 @@ mod copy_rows;
 mod embed;
 mod expand_select;
 pub(super) mod head;
+mod history_attention;
 pub(super) mod linear;
 mod norm;
 mod params;
 mod pending;
+mod write_kv;
 
 use std::path::Path;
 
@@ -26,8 +28,17 @@ pub(super) struct Scratch {
 }
 
 /// Every operation's kernels for a compute type.
-fn kernels(_: Dtype) -> Vec<Kernel> {
-    [&beam_state::KERNELS[..], &copy_rows::KERNELS, &embed::KERNELS, &expand_select::KERNELS, &norm::KERNELS].concat()
+fn kernels(compute: Dtype) -> Vec<Kernel> {
+    [
+        &beam_state::KERNELS[..],
+        &copy_rows::KERNELS,
+        &embed::KERNELS,
+        &expand_select::KERNELS,
+        &history_attention::kernels(compute),
+        &norm::KERNELS,
+        &write_kv::kernels(compute),
+    ]
+    .concat()
 }
 
 /// Loads the modules that hold the kernels for `compute`, each once.

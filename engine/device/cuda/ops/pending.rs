@@ -2,7 +2,7 @@
 //! file is gone.
 
 use crate::device::cuda::CudaDevice;
-use crate::device::{BeamAttentionArgs, DeviceError, HeadArgs, HistoryAttentionArgs, LinearArgs, WriteKvArgs};
+use crate::device::{BeamAttentionArgs, DeviceError, HeadArgs, LinearArgs};
 
 fn pending<T>(op: &str) -> Result<T, DeviceError> {
     Err(DeviceError::Unavailable(format!("{op}: not on the CUDA device yet")))
@@ -11,15 +11,6 @@ fn pending<T>(op: &str) -> Result<T, DeviceError> {
 impl CudaDevice {
     pub(in crate::device::cuda) fn run_linear(&mut self, _: &LinearArgs) -> Result<(), DeviceError> {
         pending("linear")
-    }
-    pub(in crate::device::cuda) fn run_write_kv(&mut self, _: &WriteKvArgs) -> Result<(), DeviceError> {
-        pending("write_kv")
-    }
-    pub(in crate::device::cuda) fn run_history_attention(
-        &mut self,
-        _: &HistoryAttentionArgs,
-    ) -> Result<(), DeviceError> {
-        pending("history_attention")
     }
     pub(in crate::device::cuda) fn run_beam_attention(&mut self, _: &BeamAttentionArgs) -> Result<(), DeviceError> {
         pending("beam_attention")
