@@ -26,11 +26,15 @@
 
 pub mod cpu;
 pub mod cuda;
+mod marks;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::catalog::Catalog;
 use crate::export::TensorView;
+
+pub(crate) use marks::Marks;
 
 /// Element type of a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -171,6 +175,8 @@ handles! {
     TokenLane;
     /// A lane for cohorts; operations name it, [`Device::write_cohort`] fills it.
     CohortLane;
+    /// A point in a queue's operations, for timing.
+    Mark;
 }
 
 /// Which of a device's two queues a token lane's operations run on. Cohort lanes are always on the search queue.
@@ -708,9 +714,21 @@ pub trait Device: Send {
     /// Appends a forced token to every beam.
     fn force_token(&mut self, args: &ForceArgs) -> Result<(), DeviceError>;
 
+    // -- Timing ------------------------------------------------------------------------------------------------------
+
+    /// Marks the end of what is enqueued on `queue`.
+    fn mark(&mut self, queue: Queue) -> Result<Mark, DeviceError>;
+    /// Time that the device took from one mark to another of the same queue, or `None` while it has not passed both. An
+    /// answer takes the marks back.
+    fn between(&mut self, from: Mark, to: Mark) -> Result<Option<Duration>, DeviceError>;
+
     // -- The one wait -------------------------------------------------------------------------------------------------
 
-    /// Waits for the cohort and returns each request's beams, best first.
+    /// Enqueues the copy of the cohort's beams to the host, behind its last step.
+    fn collect_beams(&mut self, lane: CohortLane) -> Result<(), DeviceError>;
+    /// Whether the collected beams have arrived: [`Device::read_beams`] would not wait.
+    fn beams_are_here(&mut self, lane: CohortLane) -> Result<bool, DeviceError>;
+    /// Waits for the cohort's beams, collecting them if that was not done, and returns each request's, best first.
     fn read_beams(&mut self, lane: CohortLane) -> Result<Vec<Vec<Beam>>, DeviceError>;
 
     // -- Inspection: for tests and checks, never while serving --------------------------------------------------------

@@ -12,6 +12,7 @@ mod recovery;
 mod search;
 #[cfg(test)]
 pub(in crate::schedule) mod simulation;
+mod timing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,6 +34,7 @@ use crate::search::Searcher;
 
 use prefill::Prefill;
 use search::Search;
+use timing::{Lesson, Timing};
 
 /// A resolved request on its way to the device.
 pub(super) struct Newcomer {
@@ -135,6 +137,8 @@ pub(super) struct Core {
     ready: Vec<u32>,
     searches: Vec<Option<Search>>,
     cost: CostModel,
+    /// Of batches and cohorts that are through or given up, until the device has told.
+    timings: Vec<(Timing, Lesson)>,
     closed: bool,
 }
 
@@ -156,6 +160,7 @@ impl Core {
             ready: Vec::with_capacity(slots),
             searches: hardware.cohort_lanes.iter().map(|_| None).collect(),
             cost: CostModel::new(geometry.prefill_tokens, geometry.cohort_rows),
+            timings: Vec::new(),
             closed: false,
             hardware: Some(hardware),
             reopen,
@@ -188,6 +193,7 @@ impl Core {
         self.begin_prefill();
         self.form_cohorts();
         self.advance_searches();
+        self.learn();
         self.publish();
     }
 
@@ -292,9 +298,11 @@ impl Core {
             let running = slots[slot as usize].as_ref().expect("a scheduled slot is taken");
             running.ticket.stopped(now, "").is_none()
         };
-        self.prefill.take_if(|batch| !batch.members.iter().any(|member| is_wanted(member.0)));
+        let given_up = self.prefill.take_if(|batch| !batch.members.iter().any(|member| is_wanted(member.0)));
+        self.timings.extend(given_up.map(|batch| (batch.timing, Lesson::Nothing)));
         for search in &mut self.searches {
-            search.take_if(|search| !search.slots.iter().any(|slot| is_wanted(*slot)));
+            let given_up = search.take_if(|search| !search.slots.iter().any(|slot| is_wanted(*slot)));
+            self.timings.extend(given_up.map(|search| (search.timing, Lesson::Nothing)));
         }
         let mut busy = vec![false; self.slots.len()];
         let batch = self.prefill.iter().flat_map(|batch| batch.members.iter().map(|member| member.0));

@@ -24,6 +24,7 @@ mod views;
 mod weights;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use half::bf16;
 
@@ -43,8 +44,8 @@ use self::weights::{Weights, expect_matrix, pack_linear, read_vector};
 use super::{
     Beam, BeamAttentionArgs, Cohort, CohortLane, CohortPlan, Device, DeviceError, DeviceFacts, Dtype, Embedding,
     Epilogue, ExpandArgs, ForceArgs, Head, HeadArgs, HeadSource, HistoryAttentionArgs, KvPool, KvShape, Linear,
-    LinearArgs, LinearSource, NormArgs, OwnShape, OwnSlab, Queue, RelativeBias, RelativeBiasSource, Rope, RopeSource,
-    Rows, SlotPlan, SlotState, Tensor, TokenBatch, TokenLane, TrieId, Vector, WriteKvArgs,
+    LinearArgs, LinearSource, Mark, Marks, NormArgs, OwnShape, OwnSlab, Queue, RelativeBias, RelativeBiasSource, Rope,
+    RopeSource, Rows, SlotPlan, SlotState, Tensor, TokenBatch, TokenLane, TrieId, Vector, WriteKvArgs,
 };
 use crate::catalog::Catalog;
 use crate::export::TensorView;
@@ -60,6 +61,7 @@ pub struct CpuDevice {
     own_slabs: Vec<OwnKv>,
     lanes: Lanes,
     head_scratch: HeadScratch,
+    marks: Marks<Instant>,
     candidates: Vec<Candidates>, // one a request of a cohort
     token_spans: Vec<TokenSpan>, // of the operation that runs
     beam_spans: Vec<BeamSpan>,   // of the operation that runs
@@ -85,6 +87,7 @@ impl CpuDevice {
             own_slabs: Vec::new(),
             lanes: Lanes::default(),
             head_scratch: HeadScratch::default(),
+            marks: Marks::default(),
             candidates: Vec::new(),
             token_spans: Vec::new(),
             beam_spans: Vec::new(),
@@ -349,6 +352,23 @@ impl Device for CpuDevice {
             }
         }
         Ok(())
+    }
+
+    fn mark(&mut self, _: Queue) -> Result<Mark, DeviceError> {
+        Ok(self.marks.put(Instant::now()))
+    }
+
+    fn between(&mut self, from: Mark, to: Mark) -> Result<Option<Duration>, DeviceError> {
+        let (from, to) = (self.marks.take(from), self.marks.take(to));
+        Ok(Some(to - from))
+    }
+
+    fn collect_beams(&mut self, _: CohortLane) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    fn beams_are_here(&mut self, _: CohortLane) -> Result<bool, DeviceError> {
+        Ok(true)
     }
 
     fn read_beams(&mut self, lane: CohortLane) -> Result<Vec<Vec<Beam>>, DeviceError> {

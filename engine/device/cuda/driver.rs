@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute, CUfunction_attribute_enum as FunctionAttribute};
 use cudarc::driver::{
@@ -53,6 +54,16 @@ unsafe impl Send for Recording {}
 
 /// A marker in a queue.
 pub(super) struct Marker(CudaEvent);
+
+/// A marker that knows when it was passed.
+pub(super) struct Timestamp {
+    event: CudaEvent,
+    enqueued: Instant,
+}
+
+/// The first driver with the call that reads event times under the name that the bindings know. Before it, times of enqueueing
+/// stand in: too short, which errs on the side of accepting requests.
+const ELAPSED_V2: u32 = 12080;
 
 /// The card, as far as it matters here.
 #[derive(Clone, Debug)]
@@ -281,6 +292,33 @@ impl Driver {
     /// Waits on the host.
     pub(super) fn wait(&self, marker: &Marker) -> Result<(), DriverError> {
         marker.0.synchronize()
+    }
+
+    /// Whether the marker has been passed.
+    pub(super) fn is_passed(&self, marker: &Marker) -> Result<bool, DriverError> {
+        marker.0.try_is_complete()
+    }
+
+    /// The time at which what is enqueued will be done; `used` is a timestamp that nobody asks any more.
+    pub(super) fn stamp(&self, queue: Queue, used: Option<Timestamp>) -> Result<Timestamp, DriverError> {
+        let event = match used {
+            Some(stamp) => stamp.event,
+            None => self.context.new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT))?,
+        };
+        event.record(self.stream(queue))?;
+        Ok(Timestamp { event, enqueued: Instant::now() })
+    }
+
+    /// Time between two timestamps, or `None` while the later one lies ahead.
+    pub(super) fn elapsed(&self, from: &Timestamp, to: &Timestamp) -> Result<Option<Duration>, DriverError> {
+        if !to.event.try_is_complete()? {
+            return Ok(None);
+        }
+        if self.facts.card.driver < ELAPSED_V2 {
+            return Ok(Some(to.enqueued - from.enqueued));
+        }
+        let ms = from.event.elapsed_ms(&to.event)?;
+        Ok(Some(Duration::from_secs_f64(f64::from(ms.max(0.0)) / 1e3)))
     }
 
     /// Waits on the host for everything.

@@ -22,10 +22,11 @@ mod weights;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use half::bf16;
 
-use self::driver::{Driver, Kernel, Marker, Pinned, failed};
+use self::driver::{Driver, Kernel, Marker, Pinned, Timestamp, failed};
 use self::graphs::{Graphs, Key};
 use self::kv::{Pool, Slab};
 use self::lanes::{Cohorts, Tokens};
@@ -35,8 +36,8 @@ use self::weights::Weights;
 use super::{
     Beam, BeamAttentionArgs, Cohort, CohortLane, CohortPlan, Device, DeviceError, DeviceFacts, Dtype, Embedding,
     ExpandArgs, ForceArgs, Head, HeadArgs, HeadSource, HistoryAttentionArgs, KvPool, KvShape, Linear, LinearArgs,
-    LinearSource, NormArgs, OwnShape, OwnSlab, Queue, RelativeBias, RelativeBiasSource, Rope, RopeSource, Rows,
-    SlotPlan, SlotState, Tensor, TokenBatch, TokenLane, TrieId, Vector, WriteKvArgs,
+    LinearSource, Mark, Marks, NormArgs, OwnShape, OwnSlab, Queue, RelativeBias, RelativeBiasSource, Rope, RopeSource,
+    Rows, SlotPlan, SlotState, Tensor, TokenBatch, TokenLane, TrieId, Vector, WriteKvArgs,
 };
 use crate::catalog::Catalog;
 use crate::export::TensorView;
@@ -63,7 +64,9 @@ struct RowSet {
 /// Where a cohort's results land on the host.
 struct Results {
     words: Pinned, // node [rows], score [rows], live [requests]
-    done: Marker,
+    arrived: Marker,
+    /// Their copy is enqueued.
+    collected: bool,
 }
 
 /// The device. Fields are dropped in order: the memory plan waits for the queues before anything they use goes.
@@ -79,6 +82,9 @@ pub struct CudaDevice {
     tokens: Vec<Tokens>,
     cohorts: Vec<Cohorts>,
     results: Vec<Results>, // [cohort lanes]
+    marks: Marks<Timestamp>,
+    /// Timestamps that nobody asks any more.
+    used_stamps: Vec<Timestamp>,
     scratch: ops::Scratch,
     /// End of the prefill, or of the search, that the other queue has to follow.
     prefilled: Marker,
@@ -130,6 +136,8 @@ impl CudaDevice {
             tokens: Vec::new(),
             cohorts: Vec::new(),
             results: Vec::new(),
+            marks: Marks::default(),
+            used_stamps: Vec::new(),
             scratch: ops::Scratch::default(),
             prefilled: marker()?,
             searched: marker()?,
@@ -277,8 +285,8 @@ impl Device for CudaDevice {
     fn cohort_lane(&mut self, plan: CohortPlan) -> Result<CohortLane, DeviceError> {
         let lane = Cohorts::plan(&self.driver, &mut self.memory, plan)?;
         let pinned = self.driver.pin(2 * plan.rows + plan.requests).map_err(|error| failed("pin", error))?;
-        let done = self.driver.marker().map_err(|error| failed("pin", error))?;
-        self.results.push(Results { words: pinned, done });
+        let arrived = self.driver.marker().map_err(|error| failed("pin", error))?;
+        self.results.push(Results { words: pinned, arrived, collected: false });
         let lane = CohortLane(add(&mut self.cohorts, lane));
         self.plan_expand_scratch()?;
         Ok(lane)
@@ -316,6 +324,7 @@ impl Device for CudaDevice {
             self.driver.follow(Queue::Search, &self.prefilled)
         };
         follow().map_err(|error| failed("write_cohort", error))?;
+        self.results[lane.0 as usize].collected = false;
         self.run_begin_cohort(lane)
     }
 
@@ -405,26 +414,56 @@ impl Device for CudaDevice {
         Ok(())
     }
 
-    fn read_beams(&mut self, lane: CohortLane) -> Result<Vec<Vec<Beam>>, DeviceError> {
+    fn mark(&mut self, queue: Queue) -> Result<Mark, DeviceError> {
+        let stamp = self.driver.stamp(queue, self.used_stamps.pop()).map_err(|error| failed("mark", error))?;
+        Ok(self.marks.put(stamp))
+    }
+
+    fn between(&mut self, from: Mark, to: Mark) -> Result<Option<Duration>, DeviceError> {
+        let elapsed = self.driver.elapsed(self.marks.get(from), self.marks.get(to));
+        let elapsed = elapsed.map_err(|error| failed("between", error))?;
+        if elapsed.is_some() {
+            self.used_stamps.extend([self.marks.take(from), self.marks.take(to)]);
+        }
+        Ok(elapsed)
+    }
+
+    fn collect_beams(&mut self, lane: CohortLane) -> Result<(), DeviceError> {
         let index = lane.0 as usize;
-        let (cohort, results) = (&mut self.cohorts[index], &mut self.results[index]);
-        let state = cohort.now();
-        let rows = cohort.extent.rows;
-        let requests = cohort.requests.len();
+        let (cohort, results) = (&self.cohorts[index], &mut self.results[index]);
+        let (state, rows) = (cohort.now(), cohort.extent.rows);
         let (nodes, rest) = results.words.split_at_mut(rows);
         let (scores, rest) = rest.split_at_mut(rows);
-        let parts = [(state.node, nodes), (state.score, scores), (state.live, &mut rest[..requests])];
-        let read = || {
-            for (address, part) in parts {
-                // SAFETY: the pinned words live as long as the device and are read after the marker below has passed.
+        let live = &mut rest[..cohort.requests.len()];
+        let collect = || {
+            for (address, part) in [(state.node, nodes), (state.score, scores), (state.live, live)] {
+                // SAFETY: the pinned words live as long as the device, and are read after their marker has passed.
                 unsafe { self.driver.enqueue_read(Queue::Search, address, part) }?;
             }
-            self.driver.mark(Queue::Search, &results.done)?;
-            self.driver.wait(&results.done)
+            self.driver.mark(Queue::Search, &results.arrived)
         };
-        read().map_err(|error| failed("read_beams", error))?;
-        cohort.outstanding = false;
-        let words: &[u32] = &results.words;
+        collect().map_err(|error| failed("collect_beams", error))?;
+        results.collected = true;
+        Ok(())
+    }
+
+    fn beams_are_here(&mut self, lane: CohortLane) -> Result<bool, DeviceError> {
+        let results = &self.results[lane.0 as usize];
+        if !results.collected {
+            return Ok(false);
+        }
+        self.driver.is_passed(&results.arrived).map_err(|error| failed("beams_are_here", error))
+    }
+
+    fn read_beams(&mut self, lane: CohortLane) -> Result<Vec<Vec<Beam>>, DeviceError> {
+        let index = lane.0 as usize;
+        if !self.results[index].collected {
+            self.collect_beams(lane)?;
+        }
+        let (cohort, results) = (&mut self.cohorts[index], &mut self.results[index]);
+        self.driver.wait(&results.arrived).map_err(|error| failed("read_beams", error))?;
+        (cohort.outstanding, results.collected) = (false, false);
+        let (words, rows): (&[u32], usize) = (&results.words, cohort.extent.rows);
         let beam = |row: usize| Beam { leaf: words[row], score: f32::from_bits(words[rows + row]) };
         let of = |(index, &(first_row, _)): (usize, &(u32, u32))| {
             let live = words[2 * rows + index];

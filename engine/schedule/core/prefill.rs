@@ -1,10 +1,10 @@
 //! Prefill: prompts into history KV, in ragged batches, whole or by chunks. One batch at a time, a stage a turn.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
+use super::timing::{Lesson, Timing};
 use super::{Core, Hardware, sort_by_deadline};
-use crate::device::{DeviceError, SlotState, Span, TokenBatch};
+use crate::device::{Device, DeviceError, Queue, SlotState, Span, TokenBatch};
 
 /// The batch under way.
 pub(super) struct Prefill {
@@ -12,27 +12,26 @@ pub(super) struct Prefill {
     pub members: Vec<(u32, bool)>,
     tokens: usize,
     pub stage: usize,
-    spent: Duration,
+    pub timing: Timing,
 }
 
 impl Core {
     /// Enqueues the next stage. After the last one, prompts that are complete are ready to be searched.
     pub(super) fn advance_prefill(&mut self) {
         let Some(mut batch) = self.prefill.take() else { return };
-        let began = self.now();
         let Hardware { device, model, prefill_lane, .. } = self.hardware();
         let stages = model.prefill_stages();
-        if let Err(error) = model.prefill(device.as_mut(), *prefill_lane, batch.stage) {
+        let enqueue = |device: &mut dyn Device| model.prefill(device, *prefill_lane, batch.stage);
+        if let Err(error) = batch.timing.enclose(device.as_mut(), Queue::Prefill, enqueue) {
             return self.fail(batch.members.iter().map(|member| member.0).collect(), &error);
         }
-        let now = self.now();
         batch.stage += 1;
-        batch.spent += now - began;
         if batch.stage < stages {
             self.prefill = Some(batch);
             return;
         }
-        self.cost.observe_prefill(batch.spent, batch.tokens);
+        let now = self.now();
+        self.timings.push((batch.timing, Lesson::Prefill(batch.tokens)));
         self.stats.prefill_tokens.fetch_add(batch.tokens as u64, Ordering::Relaxed);
         for (slot, complete) in batch.members {
             if complete {
@@ -89,7 +88,7 @@ impl Core {
         }
         let tokens = batch.tokens.len();
         match self.write_prefill(&batch) {
-            Ok(()) => self.prefill = Some(Prefill { members, tokens, stage: 0, spent: self.now() - began }),
+            Ok(()) => self.prefill = Some(Prefill { members, tokens, stage: 0, timing: Timing::default() }),
             Err(error) => self.fail(members.into_iter().map(|member| member.0).collect(), &error),
         }
     }

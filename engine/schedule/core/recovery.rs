@@ -45,6 +45,7 @@ impl Core {
     /// Puts everybody who holds a slot back to the beginning of their prefill.
     fn start_over(&mut self) {
         self.prefill = None;
+        self.timings.clear();
         for lane in 0..self.searches.len() {
             if let Some(search) = self.searches[lane].take() {
                 search.return_bans(self);

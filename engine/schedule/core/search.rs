@@ -1,10 +1,10 @@
 //! Searches: requests whose prompt is in the history KV become cohorts, and a cohort takes a step a turn.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
+use super::timing::{Lesson, Timing};
 use super::{Core, Finished, Hardware, Running, sort_by_deadline};
-use crate::device::{Beam, Cohort, CohortRequest, DeviceError, Span, TokenBatch};
+use crate::device::{Beam, Cohort, CohortRequest, Device, DeviceError, Queue, Span, TokenBatch};
 
 /// A cohort under way.
 pub(super) struct Search {
@@ -12,7 +12,7 @@ pub(super) struct Search {
     cohort: Cohort,
     rows: usize,
     pub step: usize,
-    spent: Duration,
+    pub timing: Timing,
 }
 
 impl Search {
@@ -57,7 +57,9 @@ impl Core {
                 rows += beams;
             }
             match self.write_cohort(lane, &cohort) {
-                Ok(()) => self.searches[lane] = Some(Search { slots, cohort, rows, step: 0, spent: Duration::ZERO }),
+                Ok(()) => {
+                    self.searches[lane] = Some(Search { slots, cohort, rows, step: 0, timing: Timing::default() })
+                }
                 Err(error) => {
                     self.fail(slots, &error);
                     return;
@@ -89,30 +91,68 @@ impl Core {
         device.write_cohort(lanes.cohort, cohort)
     }
 
-    /// One step of each cohort; those that are through are read and sent back.
+    /// One step of each cohort; those that are through are read, as soon as their beams have come, and sent back.
     pub(super) fn advance_searches(&mut self) {
+        let mut enqueued = self.prefill.is_some();
         for lane in 0..self.searches.len() {
             let Some(mut search) = self.searches[lane].take() else { continue };
-            let began = self.now();
-            let Hardware { device, model, searcher, cohort_lanes, .. } = self.hardware();
-            let lanes = cohort_lanes[lane];
-            let mut outcome = searcher.step(device.as_mut(), model.as_mut(), &lanes, search.step).map(|()| None);
-            search.step += 1;
-            if outcome.is_ok() && search.step == searcher.plan().steps() {
-                outcome = device.read_beams(lanes.cohort).map(Some);
-            }
-            search.spent += self.now() - began;
+            let outcome = self.advance_search(lane, &mut search);
             match outcome {
-                Ok(None) => self.searches[lane] = Some(search),
-                Ok(Some(beams)) => self.finish(search, beams),
-                Err(error) => self.fail(search.slots, &error),
+                Ok(stepped) => enqueued |= stepped,
+                Err(error) => {
+                    self.fail(search.slots, &error);
+                    continue;
+                }
+            }
+            self.searches[lane] = Some(search);
+        }
+        for lane in 0..self.searches.len() {
+            match self.read_search(lane, enqueued) {
+                Ok(false) => {}
+                Ok(true) => enqueued = true,
+                Err(error) => {
+                    let search = self.searches[lane].take().expect("only a search that is there is read");
+                    self.fail(search.slots, &error);
+                }
             }
         }
     }
 
+    /// Enqueues the next step of a search, and with the last one the way back of its beams. False if there is none left.
+    fn advance_search(&mut self, lane: usize, search: &mut Search) -> Result<bool, DeviceError> {
+        let Hardware { device, model, searcher, cohort_lanes, .. } = self.hardware();
+        let (lanes, steps) = (cohort_lanes[lane], searcher.plan().steps());
+        if search.step == steps {
+            return Ok(false);
+        }
+        let enqueue = |device: &mut dyn Device| searcher.step(device, model.as_mut(), &lanes, search.step);
+        search.timing.enclose(device.as_mut(), Queue::Search, enqueue)?;
+        search.step += 1;
+        if search.step == steps {
+            device.collect_beams(lanes.cohort)?;
+        }
+        Ok(true)
+    }
+
+    /// Reads a lane's search if it is through. While there is other work to enqueue, only what has come already: with nothing
+    /// left to enqueue, waiting is the one thing to do. True if it was read.
+    fn read_search(&mut self, lane: usize, busy: bool) -> Result<bool, DeviceError> {
+        let Some(step) = self.searches[lane].as_ref().map(|search| search.step) else { return Ok(false) };
+        let Hardware { device, searcher, cohort_lanes, .. } = self.hardware();
+        let cohort = cohort_lanes[lane].cohort;
+        if step < searcher.plan().steps() || (busy && !device.beams_are_here(cohort)?) {
+            return Ok(false);
+        }
+        let beams = device.read_beams(cohort)?;
+        let search = self.searches[lane].take().expect("it was just seen");
+        self.finish(search, beams);
+        Ok(true)
+    }
+
     fn finish(&mut self, search: Search, beams: Vec<Vec<Beam>>) {
         assert_eq!(beams.len(), search.slots.len(), "a device returns the beams of every request of a cohort");
-        self.cost.observe_search(search.spent, search.rows);
+        self.timings.push((search.timing, Lesson::Search(search.rows)));
+        self.learn();
         let stats = &self.stats;
         stats.cohorts.fetch_add(1, Ordering::Relaxed);
         stats.cohort_requests.fetch_add(search.slots.len() as u64, Ordering::Relaxed);

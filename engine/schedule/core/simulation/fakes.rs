@@ -1,14 +1,15 @@
 //! A device and a model that compute nothing and tell the [`World`] of every call.
 
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use super::world::Shared;
 use crate::catalog::{Catalog, SourceOptions, read_source};
 use crate::device::{
     Beam, BeamAttentionArgs, Cohort, CohortLane, CohortPlan, Device, DeviceError, DeviceFacts, Dtype, Embedding,
     ExpandArgs, ForceArgs, Head, HeadArgs, HeadSource, HistoryAttentionArgs, KvPool, KvShape, Linear, LinearArgs,
-    LinearSource, NormArgs, OwnShape, OwnSlab, Queue, RelativeBias, RelativeBiasSource, Rope, RopeSource, Rows,
-    SlotPlan, SlotState, Target, Tensor, TokenBatch, TokenLane, TrieId, Vector, WriteKvArgs,
+    LinearSource, Mark, Marks, NormArgs, OwnShape, OwnSlab, Queue, RelativeBias, RelativeBiasSource, Rope, RopeSource,
+    Rows, SlotPlan, SlotState, Target, Tensor, TokenBatch, TokenLane, TrieId, Vector, WriteKvArgs,
 };
 use crate::export::{Manifest, TensorView};
 use crate::model::{CohortLanes, Model};
@@ -43,12 +44,13 @@ const TENSOR: Tensor = Tensor { buffer: 0, rows: 0, first_col: 0, cols: 0, strid
 pub struct FakeDevice {
     world: Shared,
     facts: DeviceFacts,
+    marks: Marks<Instant>,
 }
 
 impl FakeDevice {
     pub fn new(world: Shared) -> FakeDevice {
         let facts = DeviceFacts { name: "fake".into(), compute: Dtype::F32, threads: 1 };
-        FakeDevice { world, facts }
+        FakeDevice { world, facts, marks: Marks::default() }
     }
 }
 
@@ -140,6 +142,23 @@ impl Device for FakeDevice {
 
     fn force_token(&mut self, args: &ForceArgs) -> Result<(), DeviceError> {
         self.world.lock().step(args.lane.0 as usize, args.step, 2)
+    }
+
+    fn mark(&mut self, _: Queue) -> Result<Mark, DeviceError> {
+        Ok(self.marks.put(self.world.lock().now()))
+    }
+
+    fn between(&mut self, from: Mark, to: Mark) -> Result<Option<Duration>, DeviceError> {
+        let (from, to) = (self.marks.take(from), self.marks.take(to));
+        Ok(Some(to - from))
+    }
+
+    fn collect_beams(&mut self, _: CohortLane) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    fn beams_are_here(&mut self, lane: CohortLane) -> Result<bool, DeviceError> {
+        Ok(self.world.lock().is_here(lane.0 as usize))
     }
 
     fn read_beams(&mut self, lane: CohortLane) -> Result<Vec<Vec<Beam>>, DeviceError> {

@@ -216,7 +216,7 @@ impl Simulation {
         self.open.retain(|id| world.known[*id].answers.is_empty());
         assert!(was_idle || world.ops > ops || self.open.len() < open, "a turn did nothing while somebody waited");
         // Only a batch or a cohort that serves others keeps on with somebody who has stopped waiting.
-        let most = self.scenario.shape.stages.max(self.scenario.shape.steps) + 1;
+        let most = self.scenario.shape.stages.max(self.scenario.shape.steps + 3) + 1;
         for id in &self.open {
             assert!(self.asked[*id].turns_stopped <= most, "request {id} is kept although nobody waits for it");
         }

@@ -57,6 +57,7 @@ impl Scenario {
                 faults: chance.pick(&[0, 0, 0, 50, 500]),
                 losses: chance.pick(&[0, 20, 100]),
                 lose_at: Vec::new(),
+                punctual: chance.below(2) == 0,
                 panic_at: None,
             },
             ..Scenario::plain(which, longest, prefill_tokens)
