@@ -34,28 +34,14 @@ pub(crate) fn saturate(x: f32, on: bool) -> f32 {
 /// `min`/`max` order -0 below +0; without `.NaN` a NaN operand loses.
 #[inline(always)]
 fn min32(a: f32, b: f32) -> f32 {
-    if a.is_nan() {
-        b
-    } else if b.is_nan() {
-        a
-    } else if a < b || (a == b && a.is_sign_negative()) {
-        a
-    } else {
-        b
-    }
+    let first = b.is_nan() || a < b || (a == b && a.is_sign_negative());
+    if first { a } else { b }
 }
 
 #[inline(always)]
 fn max32(a: f32, b: f32) -> f32 {
-    if a.is_nan() {
-        b
-    } else if b.is_nan() {
-        a
-    } else if a > b || (a == b && a.is_sign_positive()) {
-        a
-    } else {
-        b
-    }
+    let first = b.is_nan() || a > b || (a == b && a.is_sign_positive());
+    if first { a } else { b }
 }
 
 #[inline(always)]

@@ -479,6 +479,10 @@ pub(crate) enum Op {
     Clock {
         double: bool,
     },
+    /// A hint without effect; its address must be inside an allocation.
+    Prefetch {
+        offset: i64,
+    },
     /// `isspacep`.
     IsSpace(Space),
 }

@@ -3,7 +3,7 @@
 mod support;
 
 use std::time::Instant;
-use support::{Attention, attention, only_kernel, topk};
+use support::{Attention, AttentionCase, TopkCase, only_kernel};
 
 const ATTENTION: [(&str, &str); 2] = [
     ("nvcc 13.0", include_str!("ptx/attention.nvcc13_0.ptx")),
@@ -12,7 +12,7 @@ const ATTENTION: [(&str, &str); 2] = [
 const TOPK: [(&str, &str); 2] =
     [("nvcc 13.0", include_str!("ptx/topk.nvcc13_0.ptx")), ("NVRTC 12.9", include_str!("ptx/topk.nvrtc12_9.ptx"))];
 
-/// Prints what a run cost: `cargo test -- --nocapture`.
+/// Runs and prints what it cost: `cargo test -- --nocapture`.
 fn timed<T>(what: &str, run: impl FnOnce() -> T) -> T {
     let start = Instant::now();
     let out = run();
@@ -30,10 +30,10 @@ fn attention_matches_a_plain_loop() {
             Attention { queries: 100, keys: 333, heads: 2, page: 16 },
             Attention { queries: 1, keys: 1, heads: 1, page: 16 },
         ] {
-            let (report, error) =
-                timed(compiler, || attention(&kernel, shape)).unwrap_or_else(|fault| panic!("{compiler}: {fault}"));
+            let mut case = AttentionCase::new(shape);
+            let report = timed(compiler, || case.run(&kernel)).unwrap_or_else(|fault| panic!("{compiler}: {fault}"));
             println!("{report:?}");
-            assert!(error < 0.02, "{compiler}: error {error}");
+            assert!(case.error() < 0.02, "{compiler}: error {}", case.error());
         }
     }
 }
@@ -44,10 +44,10 @@ fn topk_matches_a_full_sort() {
         let kernel = only_kernel(ptx);
         assert_eq!(kernel.unsupported().count(), 0);
         for (rows, n, k) in [(4, 32_768, 50), (3, 5000, 256), (1, 7, 7)] {
-            let (report, wrong) =
-                timed(compiler, || topk(&kernel, rows, n, k)).unwrap_or_else(|fault| panic!("{compiler}: {fault}"));
+            let mut case = TopkCase::new(rows, n, k);
+            let report = timed(compiler, || case.run(&kernel)).unwrap_or_else(|fault| panic!("{compiler}: {fault}"));
             println!("{report:?}");
-            assert_eq!(wrong, 0, "{compiler}: {rows} rows of {n}, top {k}");
+            assert_eq!(case.wrong_rows(), 0, "{compiler}: {rows} rows of {n}, top {k}");
         }
     }
 }

@@ -21,7 +21,11 @@ impl Lowerer<'_> {
                 let source = self.source(self.at(operands, 1)?, Type::U64)?;
                 self.emit(Op::IsSpace(space), &[destination], &[source]);
             }
-            "prefetch" | "prefetchu" | "discard" | "applypriority" => self.emit(Op::Nop, &[], &[]),
+            "prefetch" | "prefetchu" if !form.has("local") && !form.has("tensormap") => {
+                let (base, offset) = self.base_of(self.at(operands, 0)?)?;
+                self.emit(Op::Prefetch { offset }, &[], &[base]);
+            }
+            "prefetch" | "applypriority" => self.emit(Op::Nop, &[], &[]),
             "createpolicy" => {
                 let destination = self.destination(self.at(operands, 0)?, Class::Double)?;
                 let zero = self.preset(Class::Double, Preset::Double(0));

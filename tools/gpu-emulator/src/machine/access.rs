@@ -1,4 +1,7 @@
-//! Loads and stores of all spaces, each lane checked: alignment, bounds, initialisation, races.
+//! Loads and stores of all spaces, every lane checked: alignment, bounds, initialisation, races.
+//!
+//! Lanes whose addresses follow each other are checked as one range. If the range fails, its lanes are checked one by one, so that
+//! the fault names the right one.
 
 use super::registers::{Doubles, LANES, lanes};
 use super::shared::{Trouble, Visit};
@@ -19,6 +22,13 @@ pub(super) struct Touch {
     pub atomic: bool,
 }
 
+/// Lanes of an access whose addresses follow each other, or are all the same.
+struct Run {
+    start: u64,
+    end: u64,
+    lanes: u32,
+}
+
 fn in_window(address: u64, window: u64) -> bool {
     (window..window + WINDOW_BYTES).contains(&address)
 }
@@ -33,14 +43,14 @@ impl Context<'_> {
         Stop::new(lane, move |site| Fault::Misaligned { site, memory, action, address, bytes: bytes as u64 })
     }
 
-    fn outside(touch: Touch, memory: Memory, limits: Limits) -> Stop {
+    pub(super) fn outside(touch: Touch, memory: Memory, limits: Limits) -> Stop {
         let Touch { lane, address, bytes, action, .. } = touch;
         Stop::new(lane, move |site| Fault::OutOfBounds { site, memory, action, address, bytes: bytes as u64, limits })
     }
 
     /// The allocation of a global access.
     #[inline]
-    pub(super) fn locate(&mut self, touch: Touch) -> Result<usize, Stop> {
+    fn locate(&mut self, touch: Touch) -> Result<usize, Stop> {
         let (address, bytes) = (touch.address, touch.bytes as u64);
         if let Some(allocation) = self.memory.allocation(self.hint)
             && address >= allocation.base
@@ -53,14 +63,11 @@ impl Context<'_> {
                 self.hint = index;
                 Ok(index)
             }
-            None => {
-                let limits = Limits::Allocation(self.memory.neighbour(address));
-                Err(Self::outside(touch, Memory::Global, limits))
-            }
+            None => Err(Self::outside(touch, Memory::Global, Limits::Allocation(self.memory.neighbour(address)))),
         }
     }
 
-    /// Checks a global access and answers where its bytes are: allocation and offset.
+    /// Checks an aligned global access and answers where its bytes are: allocation and offset.
     #[inline]
     pub(super) fn touch_global(&mut self, warp: usize, touch: Touch) -> Result<(usize, usize), Stop> {
         if touch.address & (touch.bytes as u64 - 1) != 0 {
@@ -70,7 +77,6 @@ impl Context<'_> {
     }
 
     /// As [`Self::touch_global`], for a range of any size and alignment.
-    #[inline]
     pub(super) fn touch_global_bytes(&mut self, warp: usize, touch: Touch) -> Result<(usize, usize), Stop> {
         let index = self.locate(touch)?;
         let visitor = self.visitor(touch.atomic || touch.action == Action::Atomic);
@@ -114,7 +120,7 @@ impl Context<'_> {
     }
 
     /// Checks a shared access and answers the offset of its bytes.
-    #[inline]
+    #[inline(always)]
     pub(super) fn touch_shared(&mut self, warp: usize, touch: Touch) -> Result<usize, Stop> {
         if touch.address & (touch.bytes as u64 - 1) != 0 {
             return Err(Self::misaligned(touch, Memory::Shared));
@@ -164,6 +170,29 @@ pub(super) fn shared_trouble(touch: Touch, trouble: Trouble) -> Stop {
     }
 }
 
+/// Takes the next run of lanes out of `rest`.
+#[inline(always)]
+fn next_run(addresses: &Doubles, bytes: u64, rest: &mut u32, repeats: bool) -> Run {
+    let first = rest.trailing_zeros() as usize;
+    let start = addresses[first];
+    let mut run = Run { start, end: start.wrapping_add(bytes), lanes: 1 << first };
+    let mut last = start;
+    *rest &= *rest - 1;
+    while *rest != 0 {
+        let lane = rest.trailing_zeros() as usize;
+        let address = addresses[lane];
+        if address == run.end {
+            run.end = run.end.wrapping_add(bytes);
+        } else if !(repeats && address == last) {
+            break;
+        }
+        last = address;
+        run.lanes |= 1 << lane;
+        *rest &= *rest - 1;
+    }
+    run
+}
+
 impl Warp {
     /// The addresses of all lanes.
     #[inline(always)]
@@ -175,24 +204,28 @@ impl Warp {
         }
     }
 
-    /// The lanes whose addresses lie in each space, addresses relative to the space's start.
-    fn by_space(&self, space: Space, addresses: &mut Doubles, mask: u32) -> [(Space, u32); 4] {
-        let mut out = [(Space::Global, 0), (Space::Shared, 0), (Space::Local, 0), (Space::Param, 0)];
-        match space {
-            Space::Global | Space::Const => out[0].1 = mask,
-            Space::Shared => out[1].1 = mask,
-            Space::Local => out[2].1 = mask,
-            Space::Param => out[3].1 = mask,
-            Space::Generic => {
-                for lane in lanes(mask) {
-                    let windows = [0, SHARED_WINDOW, LOCAL_WINDOW, PARAM_WINDOW];
-                    let which = (1..4).find(|&i| in_window(addresses[lane], windows[i])).unwrap_or(0);
-                    addresses[lane] -= windows[which];
-                    out[which].1 |= 1 << lane;
-                }
+    /// Calls `part` for each space that lanes address, with the addresses relative to the space's start.
+    #[inline(always)]
+    fn by_space(
+        space: Space,
+        addresses: &mut Doubles,
+        mask: u32,
+        mut part: impl FnMut(Space, &Doubles, u32) -> Result<(), Stop>,
+    ) -> Result<(), Stop> {
+        if space != Space::Generic {
+            return part(space, addresses, mask);
+        }
+        let windows = [(Space::Shared, SHARED_WINDOW), (Space::Local, LOCAL_WINDOW), (Space::Param, PARAM_WINDOW)];
+        let mut rest = mask;
+        for (space, window) in windows {
+            let inside = lanes(rest).filter(|&l| in_window(addresses[l], window)).fold(0u32, |m, l| m | 1 << l);
+            if inside != 0 {
+                lanes(inside).for_each(|lane| addresses[lane] -= window);
+                part(space, addresses, inside)?;
+                rest &= !inside;
             }
         }
-        out
+        if rest == 0 { Ok(()) } else { part(Space::Global, addresses, rest) }
     }
 
     /// `isspacep` for all lanes.
@@ -217,54 +250,88 @@ impl Warp {
     ) -> Result<(), Stop> {
         let count = usize::from(access.count);
         let mut addresses = self.addresses(o[count], access.offset);
-        let mut values = [[0u64; LANES]; 4];
-        for (space, part) in self.by_space(access.space, &mut addresses, mask) {
-            for lane in lanes(part) {
-                let touch = Touch {
-                    lane,
-                    address: addresses[lane],
-                    bytes: access.bytes(),
-                    action: Action::Read,
-                    atomic: access.atomic,
-                };
-                let bytes = self.bytes_of(space, touch, context)?;
-                for (element, out) in values[..count].iter_mut().enumerate() {
-                    out[lane] = value(&bytes[element * usize::from(access.element_bytes)..], access);
+        let touch = Touch { lane: 0, address: 0, bytes: access.bytes(), action: Action::Read, atomic: access.atomic };
+        Self::by_space(access.space, &mut addresses, mask, |space, addresses, part| match space {
+            Space::Shared => {
+                for lane in lanes(part) {
+                    let at = context.touch_shared(self.index, Touch { lane, address: addresses[lane], ..touch })?;
+                    self.take(access, &o[..count], lane, &context.shared.data[at..at + touch.bytes]);
                 }
+                Ok(())
             }
-        }
-        for (element, values) in values[..count].iter().enumerate() {
-            self.registers.set_wide(o[element], values, mask);
+            Space::Local => {
+                for lane in lanes(part) {
+                    let at = self.touch_local(Touch { lane, address: addresses[lane], ..touch })?;
+                    let mut bytes = [0; 32];
+                    bytes[..touch.bytes].copy_from_slice(&self.local.data[at..at + touch.bytes]);
+                    self.take(access, &o[..count], lane, &bytes[..touch.bytes]);
+                }
+                Ok(())
+            }
+            Space::Param => {
+                for lane in lanes(part) {
+                    let bytes = param_bytes(Touch { lane, address: addresses[lane], ..touch }, context.params)?;
+                    self.take(access, &o[..count], lane, bytes);
+                }
+                Ok(())
+            }
+            _ => self.each_run(touch, addresses, part, context, |warp, run, data| {
+                for lane in lanes(run.lanes) {
+                    let at = (addresses[lane] - run.start) as usize;
+                    warp.take(access, &o[..count], lane, &data[at..at + touch.bytes]);
+                }
+            }),
+        })
+    }
+
+    /// Checks global lanes run by run and gives `f` the bytes of each.
+    #[inline(always)]
+    fn each_run(
+        &mut self,
+        touch: Touch,
+        addresses: &Doubles,
+        part: u32,
+        context: &mut Context<'_>,
+        f: impl Fn(&mut Warp, &Run, &mut [u8]),
+    ) -> Result<(), Stop> {
+        let mut rest = part;
+        while rest != 0 {
+            let run = next_run(addresses, touch.bytes as u64, &mut rest, touch.action == Action::Read);
+            let lane = run.lanes.trailing_zeros() as usize;
+            let bytes = run.end.wrapping_sub(run.start) as usize;
+            let whole = Touch { lane, address: run.start, bytes, ..touch };
+            let aligned = run.start & (touch.bytes as u64 - 1) == 0;
+            let found = if aligned { context.touch_global_bytes(self.index, whole).ok() } else { None };
+            let Some((index, at)) = found else {
+                return Err(self.first_fault(touch, addresses, run.lanes, context));
+            };
+            f(self, &run, &mut context.memory.allocation_mut(index).data[at..at + bytes]);
         }
         Ok(())
     }
 
-    /// The bytes one lane reads.
+    /// A run failed: finds the lane to blame.
+    #[cold]
+    fn first_fault(&mut self, touch: Touch, addresses: &Doubles, run: u32, context: &mut Context<'_>) -> Stop {
+        for lane in lanes(run) {
+            let single = Touch { lane, address: addresses[lane], ..touch };
+            if let Err(stop) = context.touch_global(self.index, single) {
+                return stop;
+            }
+        }
+        let lane = run.trailing_zeros() as usize;
+        let limits = Limits::Allocation(context.memory.neighbour(addresses[lane]));
+        Context::outside(Touch { lane, address: addresses[lane], ..touch }, Memory::Global, limits)
+    }
+
+    /// Stores one lane's loaded bytes into its registers.
     #[inline(always)]
-    fn bytes_of<'c>(&'c mut self, space: Space, touch: Touch, context: &'c mut Context<'_>) -> Result<&'c [u8], Stop> {
-        match space {
-            Space::Shared => {
-                let at = context.touch_shared(self.index, touch)?;
-                Ok(&context.shared.data[at..at + touch.bytes])
-            }
-            Space::Local => {
-                let at = self.touch_local(touch)?;
-                Ok(&self.local.data[at..at + touch.bytes])
-            }
-            Space::Param => {
-                let at = touch.address as usize;
-                match context.params.get(at..at.saturating_add(touch.bytes)) {
-                    Some(bytes) if touch.address & (touch.bytes as u64 - 1) == 0 => Ok(bytes),
-                    Some(_) => Err(Context::misaligned(touch, Memory::Param)),
-                    None => {
-                        let limits = Limits::Bytes(context.params.len() as u64);
-                        Err(Context::outside(touch, Memory::Param, limits))
-                    }
-                }
-            }
-            _ => {
-                let (index, at) = context.touch_global(self.index, touch)?;
-                Ok(&context.memory.allocation_mut(index).data[at..at + touch.bytes])
+    fn take(&mut self, access: &Access, o: &[Slot], lane: usize, bytes: &[u8]) {
+        for (element, slot) in o.iter().enumerate() {
+            let value = value(&bytes[element * usize::from(access.element_bytes)..], access);
+            match slot.class() {
+                Class::Double => self.registers.doubles[slot.index()][lane] = value,
+                _ => self.registers.words[slot.index()][lane] = value as u32,
             }
         }
     }
@@ -293,50 +360,80 @@ impl Warp {
         mask: u32,
         context: &mut Context<'_>,
     ) -> Result<(), Stop> {
-        let count = usize::from(access.count);
         let mut addresses = self.addresses(o[0], access.offset);
-        let mut values = [[0u64; LANES]; 4];
-        for (element, out) in values[..count].iter_mut().enumerate() {
-            *out = self.registers.wide(o[1 + element]);
-        }
-        let size = usize::from(access.element_bytes);
-        for (space, part) in self.by_space(access.space, &mut addresses, mask) {
-            for lane in lanes(part) {
-                let touch = Touch {
-                    lane,
-                    address: addresses[lane],
-                    bytes: access.bytes(),
-                    action: Action::Write,
-                    atomic: access.atomic,
-                };
-                let mut bytes = [0u8; 32];
-                for (element, value) in values[..count].iter().enumerate() {
-                    bytes[element * size..(element + 1) * size].copy_from_slice(&value[lane].to_le_bytes()[..size]);
-                }
-                self.put(space, touch, &bytes[..access.bytes()], context)?;
-            }
-        }
-        Ok(())
-    }
-
-    #[inline(always)]
-    fn put(&mut self, space: Space, touch: Touch, bytes: &[u8], context: &mut Context<'_>) -> Result<(), Stop> {
-        match space {
+        let touch = Touch { lane: 0, address: 0, bytes: access.bytes(), action: Action::Write, atomic: access.atomic };
+        Self::by_space(access.space, &mut addresses, mask, |space, addresses, part| match space {
             Space::Shared => {
-                let at = context.touch_shared(self.index, touch)?;
-                context.shared.data[at..at + bytes.len()].copy_from_slice(bytes);
+                for lane in lanes(part) {
+                    let at = context.touch_shared(self.index, Touch { lane, address: addresses[lane], ..touch })?;
+                    self.give(access, &o[1..], lane, &mut context.shared.data[at..at + touch.bytes]);
+                }
+                Ok(())
             }
             Space::Local => {
-                let at = self.touch_local(touch)?;
-                self.local.data[at..at + bytes.len()].copy_from_slice(bytes);
+                for lane in lanes(part) {
+                    let at = self.touch_local(Touch { lane, address: addresses[lane], ..touch })?;
+                    let mut bytes = [0; 32];
+                    self.give(access, &o[1..], lane, &mut bytes[..touch.bytes]);
+                    self.local.data[at..at + touch.bytes].copy_from_slice(&bytes[..touch.bytes]);
+                }
+                Ok(())
             }
-            Space::Param => return Err(Context::outside(touch, Memory::Param, Limits::Bytes(0))),
-            _ => {
-                let (index, at) = context.touch_global(self.index, touch)?;
-                context.memory.allocation_mut(index).data[at..at + bytes.len()].copy_from_slice(bytes);
+            Space::Param => {
+                let lane = part.trailing_zeros() as usize;
+                let touch = Touch { lane, address: addresses[lane], ..touch };
+                Err(Context::outside(touch, Memory::Param, Limits::Bytes(0)))
+            }
+            _ => self.each_run(touch, addresses, part, context, |warp, run, data| {
+                for lane in lanes(run.lanes) {
+                    let at = (addresses[lane] - run.start) as usize;
+                    warp.give(access, &o[1..], lane, &mut data[at..at + touch.bytes]);
+                }
+            }),
+        })
+    }
+
+    /// Nothing is fetched, but a hint outside every allocation is a wrong address.
+    pub(super) fn prefetch(
+        &mut self,
+        base: Slot,
+        offset: i64,
+        mask: u32,
+        context: &mut Context<'_>,
+    ) -> Result<(), Stop> {
+        let addresses = self.addresses(base, offset);
+        lanes(mask).try_for_each(|lane| {
+            let touch = Touch { lane, address: addresses[lane], bytes: 1, action: Action::Read, atomic: false };
+            context.locate(touch).map(|_| ())
+        })
+    }
+
+    /// Takes one lane's bytes to store from its registers.
+    #[inline(always)]
+    fn give(&self, access: &Access, o: &[Slot], lane: usize, bytes: &mut [u8]) {
+        let size = usize::from(access.element_bytes);
+        for (slot, out) in o.iter().zip(bytes.chunks_exact_mut(size)) {
+            let value = match slot.class() {
+                Class::Double => self.registers.doubles[slot.index()][lane],
+                _ => u64::from(self.registers.words[slot.index()][lane]),
+            };
+            match out.len() {
+                4 => out.copy_from_slice(&(value as u32).to_le_bytes()),
+                8 => out.copy_from_slice(&value.to_le_bytes()),
+                2 => out.copy_from_slice(&(value as u16).to_le_bytes()),
+                _ => out[0] = value as u8,
             }
         }
-        Ok(())
+    }
+}
+
+/// The bytes of the parameter block one lane reads.
+fn param_bytes(touch: Touch, params: &[u8]) -> Result<&[u8], Stop> {
+    let at = touch.address as usize;
+    match params.get(at..at.saturating_add(touch.bytes)) {
+        Some(bytes) if touch.address & (touch.bytes as u64 - 1) == 0 => Ok(bytes),
+        Some(_) => Err(Context::misaligned(touch, Memory::Param)),
+        None => Err(Context::outside(touch, Memory::Param, Limits::Bytes(params.len() as u64))),
     }
 }
 

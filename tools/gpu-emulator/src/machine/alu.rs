@@ -11,12 +11,27 @@ use crate::ir::{
 /// Executes `op` on the lanes of `mask`.
 pub(crate) fn execute(op: &Alu, o: &[Slot], r: &mut Registers, mask: u32) {
     #[cfg(target_arch = "x86_64")]
-    if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
+    if has_avx2() {
         // SAFETY: the processor has the features that the function is compiled for.
         unsafe { execute_avx2(op, o, r, mask) };
         return;
     }
     execute_on(op, o, r, mask);
+}
+
+/// Whether the fast versions may run.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(crate) fn has_avx2() -> bool {
+    static FOUND: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| {
+        std::is_x86_feature_detected!("avx2")
+            && std::is_x86_feature_detected!("fma")
+            && std::is_x86_feature_detected!("bmi1")
+            && std::is_x86_feature_detected!("bmi2")
+            && std::is_x86_feature_detected!("popcnt")
+            && std::is_x86_feature_detected!("lzcnt")
+    });
+    *FOUND
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -147,8 +162,8 @@ fn execute_on(op: &Alu, o: &[Slot], r: &mut Registers, mask: u32) {
         }
         Alu::Unpack64x4 => {
             let a = *r.double(o[4]);
-            for part in 0..4 {
-                r.set_words(o[part], &map1(&a, |x| (x >> (16 * part)) as u32 & 0xffff), mask);
+            for (part, destination) in o[..4].iter().enumerate() {
+                r.set_words(*destination, &map1(&a, |x| (x >> (16 * part)) as u32 & 0xffff), mask);
             }
         }
         Alu::Compare { compare, operands, combine } => {

@@ -27,6 +27,8 @@ struct Arrivals {
     /// Where each warp waits: warp, operation.
     waiting: Vec<(usize, u32)>,
     joined: Knowledge,
+    /// Warps that arrived, waiting or not, one bit each.
+    warps: u32,
     /// Threads with a true predicate, and threads counted.
     votes: u32,
     voters: u32,
@@ -101,6 +103,9 @@ impl Block {
         if arrivals.expected != 0 && arrivals.expected != expected {
             return diverges(format!("barrier {id} is used with {} and with {expected} threads", arrivals.expected));
         }
+        if arrivals.warps >> index & 1 == 1 {
+            return diverges(format!("the warp arrives at barrier {id} twice before it completes"));
+        }
         if let Some((other, at)) = arrivals.waiting.iter().find(|(_, at)| !barrier.counted && *at != pc) {
             let line = context.kernel.code.instrs[*at as usize].line;
             return diverges(format!("warp {other} waits at another barrier, PTX line {line}"));
@@ -109,6 +114,7 @@ impl Block {
         let knows = context.shared.clocks.publish(index);
         let arrivals = &mut self.barriers[id];
         arrivals.expected = expected;
+        arrivals.warps |= 1 << index;
         // A barrier counts warps whole, whatever a last warp lacks.
         arrivals.arrived += if barrier.counted { LANES as u32 } else { present };
         arrivals.votes += votes;

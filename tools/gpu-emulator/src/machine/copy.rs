@@ -39,7 +39,7 @@ impl Warp {
             if address & (bytes as u64 - 1) != 0 {
                 return Err(Context::misaligned(target, Memory::Shared));
             }
-            if address + bytes as u64 > limit {
+            if address.saturating_add(bytes as u64) > limit {
                 let (action, bytes) = (Action::Write, bytes as u64);
                 return Err(Stop::new(lane, move |site| Fault::OutOfBounds {
                     site,
@@ -59,7 +59,7 @@ impl Warp {
     }
 
     /// Lands the copies of all but the lane's last `pending` committed groups; without a number, everything.
-    pub(super) fn copy_wait(&mut self, pending: Option<u32>, mask: u32, context: &mut Context<'_>) -> Result<(), Stop> {
+    pub(super) fn copy_wait(&mut self, pending: Option<u32>, mask: u32, context: &mut Context<'_>) {
         let mut kept = Vec::with_capacity(self.flights.len());
         for flight in std::mem::take(&mut self.flights) {
             let done = self.committed[flight.lane].saturating_sub(pending.unwrap_or(0));
@@ -68,13 +68,8 @@ impl Warp {
                 continue;
             }
             let visit = Visit { warp: self.index, lane: flight.lane, atomic: false };
-            let Flight { lane, to, bytes, data, .. } = flight;
-            context.shared.land(to, &data[..bytes], visit).map_err(|trouble| {
-                let touch = Touch { lane, address: to as u64, bytes, action: Action::Write, atomic: false };
-                shared_trouble(touch, trouble)
-            })?;
+            context.shared.land(flight.to, &flight.data[..flight.bytes], visit);
         }
         self.flights = kept;
-        Ok(())
     }
 }

@@ -1,27 +1,41 @@
 //! A block's shared memory and the record of who touched each word when.
 //!
-//! A word remembers its last write and its last read (or one read a warp, when several warps read without order between them),
-//! each with warp, lane, epoch and the bytes concerned. An access races if it conflicts with a remembered one that does not come
-//! before it by the block's [`Clocks`]. When an access replaces a record of other bytes of the same word, the older bytes are
-//! forgotten: a race of sub-word accesses can be missed there, never invented.
+//! A word remembers its last write and its reads, each with epoch, warp, lane and the bytes concerned. Reads by several warps in
+//! one epoch share a record; reads by several warps in different epochs without order between them get a record a warp. An access
+//! races if it conflicts with a remembered one that does not come before it by the block's [`Clocks`]. When an access replaces a
+//! record of other bytes of the same word, the older bytes are forgotten: a race of sub-word accesses can be missed there, never
+//! invented.
 
 use super::clocks::{Clocks, MAX_EPOCH};
 use crate::fault::Action;
 use crate::memory::POISON;
+use std::ops::Range;
 
 /// Bytes in bits 0-3, "atomic" or for reads "several lanes" in bit 4, lane in 5-9, warp in 10-14, epoch above. Zero: none.
 type Record = u32;
 
 const FLAG: u32 = 1 << 4;
+const LANE_SHIFT: u32 = 5;
+const WARP_SHIFT: u32 = 10;
+const EPOCH_SHIFT: u32 = 15;
 /// A read record that stands for one record a warp.
 const BY_WARP: Record = !0;
 /// In `state`: an asynchronous copy is on its way to the word.
 const IN_FLIGHT: u8 = 1 << 4;
+/// All bytes of a word.
+const WHOLE: u32 = 15;
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Reads {
+    record: Record,
+    /// The warps that read in the record's epoch, one bit each.
+    warps: u32,
+}
 
 #[derive(Clone, Copy, Default)]
 struct Word {
     write: Record,
-    read: Record,
+    reads: Reads,
 }
 
 /// Who accesses and how.
@@ -46,10 +60,20 @@ pub(crate) struct Shared {
     words: Vec<Word>,
     /// Written bytes in bits 0-3, `IN_FLIGHT`.
     state: Vec<u8>,
-    /// `warps` records a word, used where `read` is `BY_WARP`; allocated when first needed.
+    /// `warps` records a word, used where a word's reads are `BY_WARP`; allocated when first needed.
     by_warp: Vec<Record>,
     warps: usize,
     pub clocks: Clocks,
+}
+
+#[inline(always)]
+fn warp_of(record: Record) -> usize {
+    (record >> WARP_SHIFT & 31) as usize
+}
+
+#[inline(always)]
+fn lane_of(record: Record) -> usize {
+    (record >> LANE_SHIFT & 31) as usize
 }
 
 impl Shared {
@@ -68,9 +92,8 @@ impl Shared {
     /// Back to the state a block starts with.
     pub(crate) fn reset(&mut self) {
         self.data.fill(POISON);
-        self.words.fill(Word::default());
         self.state.fill(0);
-        self.clocks = Clocks::new(self.warps);
+        self.forget_order();
     }
 
     /// Starts the clocks anew when every earlier access is ordered before every later one.
@@ -82,167 +105,238 @@ impl Shared {
     #[inline(always)]
     fn record(&self, visit: Visit, bytes: u32) -> Record {
         let epoch = self.clocks.epoch(visit.warp).min(MAX_EPOCH - 1);
-        epoch << 15 | (visit.warp as u32) << 10 | (visit.lane as u32) << 5 | bytes
+        epoch << EPOCH_SHIFT | (visit.warp as u32) << WARP_SHIFT | (visit.lane as u32) << LANE_SHIFT | bytes
     }
 
+    /// Whether a write comes before this access.
     #[inline(always)]
-    fn before(&self, record: Record, visit: Visit, flag_is_several: bool) -> bool {
-        let several = flag_is_several && record & FLAG != 0;
-        let lane = if several { None } else { Some((record >> 5 & 31) as usize) };
-        self.clocks.ordered(((record >> 10 & 31) as usize, lane, record >> 15), (visit.warp, visit.lane))
+    fn write_before(&self, record: Record, visit: Visit) -> bool {
+        self.clocks.ordered((warp_of(record), Some(lane_of(record)), record >> EPOCH_SHIFT), (visit.warp, visit.lane))
     }
 
-    fn race(&self, at: usize, earlier: Action, record: Record) -> Trouble {
+    /// Whether one warp's read comes before this access.
+    #[inline(always)]
+    fn read_before(&self, record: Record, visit: Visit) -> bool {
+        let lane = if record & FLAG != 0 { None } else { Some(lane_of(record)) };
+        self.clocks.ordered((warp_of(record), lane, record >> EPOCH_SHIFT), (visit.warp, visit.lane))
+    }
+
+    /// The first of a word's reads, none `BY_WARP`, that does not come before this access.
+    #[inline(always)]
+    fn unordered_read(&self, reads: Reads, visit: Visit) -> Option<Record> {
+        if reads.warps.is_power_of_two() {
+            return (!self.read_before(reads.record, visit)).then_some(reads.record);
+        }
+        super::registers::lanes(reads.warps)
+            .map(|warp| reads.record & !(31 << WARP_SHIFT) | (warp as u32) << WARP_SHIFT)
+            .find(|&record| !self.read_before(record, visit))
+    }
+
+    #[cold]
+    fn race(&self, word: usize, earlier: Action, record: Record) -> Trouble {
         let several = earlier == Action::Read && record & FLAG != 0;
         Trouble::Race {
-            address: at as u64,
+            address: word as u64 * 4,
             earlier: if earlier == Action::Write && record & FLAG != 0 { Action::Atomic } else { earlier },
-            warp: record >> 10 & 31,
-            lane: (!several).then_some(record >> 5 & 31),
+            warp: warp_of(record) as u32,
+            lane: (!several).then_some(lane_of(record) as u32),
         }
     }
 
     /// Checks and records a read inside the memory.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn read(&mut self, at: usize, bytes: usize, visit: Visit) -> Result<(), Trouble> {
-        for_words(at, bytes, |word, mask| self.read_word(word, mask, visit))
+        if (at | bytes) & 3 == 0 {
+            return self.read_words(at / 4..(at + bytes) / 4, WHOLE, visit);
+        }
+        for_words(at, bytes, |word, mask| self.read_words(word..word + 1, mask, visit))
     }
 
+    /// Whole words; what was found out for one word is used again while the next one's records are the same.
     #[inline(always)]
-    fn read_word(&mut self, word: usize, mask: u32, visit: Visit) -> Result<(), Trouble> {
-        let state = self.state[word];
-        if u32::from(state & IN_FLIGHT) != 0 {
-            return Err(Trouble::InFlight { address: word as u64 * 4 });
-        }
-        let Word { write, read } = self.words[word];
-        if write & mask != 0 && !(visit.atomic && write & FLAG != 0) && !self.before(write, visit, false) {
-            return Err(self.race(word * 4, Action::Write, write));
-        }
-        if u32::from(state) & mask != mask {
-            return Err(Trouble::Uninitialised { address: word as u64 * 4 });
-        }
+    fn read_words(&mut self, words: Range<usize>, mask: u32, visit: Visit) -> Result<(), Trouble> {
         let mine = self.record(visit, mask);
-        if read == mine {
-            return Ok(());
-        }
-        if read == BY_WARP {
-            let slot = word * self.warps + visit.warp;
-            self.by_warp[slot] = self.merged(self.by_warp[slot], mine, visit);
-        } else if read == 0 || read >> 10 & 31 == visit.warp as u32 || self.before(read, visit, true) {
-            self.words[word].read = self.merged(read, mine, visit);
-        } else {
-            self.spread(word, read, mine, visit);
+        let mut harmless = 0;
+        let mut step = (Reads::default(), Reads { record: mine, warps: 1 << visit.warp });
+        for word in words {
+            let state = u32::from(self.state[word]);
+            let Word { write, reads } = self.words[word];
+            if write != harmless {
+                if write & mask != 0 && !(visit.atomic && write & FLAG != 0) && !self.write_before(write, visit) {
+                    return Err(self.race(word, Action::Write, write));
+                }
+                harmless = write;
+            }
+            if state & mask != mask || state & u32::from(IN_FLIGHT) != 0 {
+                return Err(self.unreadable(word));
+            }
+            if reads != step.0 {
+                step = (reads, self.after_read(word, reads, mine, visit));
+            }
+            self.words[word].reads = step.1;
+            if step.1.record == BY_WARP {
+                self.note_by_warp(word, mine, visit);
+            }
         }
         Ok(())
     }
 
-    /// The record that stands for an older read and this one, of the same warp or already ordered.
-    #[inline(always)]
-    fn merged(&self, old: Record, mine: Record, visit: Visit) -> Record {
-        if old >> 5 == mine >> 5 && old & FLAG == 0 {
-            return mine | old & 15;
+    #[cold]
+    fn unreadable(&self, word: usize) -> Trouble {
+        let address = word as u64 * 4;
+        if self.state[word] & IN_FLIGHT != 0 {
+            Trouble::InFlight { address }
+        } else {
+            Trouble::Uninitialised { address }
         }
-        if old & mine & 15 == 0 || self.before(old, visit, true) {
-            return mine;
-        }
-        mine & !(31 << 5 | 15) | FLAG | old & mine & 15
     }
 
+    /// A word's reads with this one among them.
+    #[inline(always)]
+    fn after_read(&mut self, word: usize, reads: Reads, mine: Record, visit: Visit) -> Reads {
+        let alone = Reads { record: mine, warps: 1 << visit.warp };
+        let old = reads.record;
+        if old == 0 {
+            return alone;
+        }
+        if old == BY_WARP {
+            return reads;
+        }
+        if old >> EPOCH_SHIFT == mine >> EPOCH_SHIFT {
+            if reads.warps == alone.warps {
+                return Reads { record: merged(old, mine), ..alone };
+            }
+            let bytes = old & mine & WHOLE;
+            if bytes == 0 {
+                return alone;
+            }
+            return Reads { record: mine & !WHOLE | FLAG | bytes, warps: reads.warps | alone.warps };
+        }
+        if self.unordered_read(reads, visit).is_none() {
+            return alone;
+        }
+        self.spread(word, reads);
+        Reads { record: BY_WARP, warps: !0 }
+    }
+
+    /// Gives each warp that read a word a record of its own.
     #[cold]
-    fn spread(&mut self, word: usize, old: Record, mine: Record, visit: Visit) {
+    fn spread(&mut self, word: usize, reads: Reads) {
         if self.by_warp.is_empty() {
             self.by_warp = vec![0; self.words.len() * self.warps];
         }
         let slots = &mut self.by_warp[word * self.warps..(word + 1) * self.warps];
         slots.fill(0);
-        slots[(old >> 10 & 31) as usize] = old;
-        slots[visit.warp] = mine;
-        self.words[word].read = BY_WARP;
+        for warp in super::registers::lanes(reads.warps) {
+            slots[warp] = reads.record & !(31 << WARP_SHIFT) | (warp as u32) << WARP_SHIFT;
+        }
+    }
+
+    #[cold]
+    fn note_by_warp(&mut self, word: usize, mine: Record, visit: Visit) {
+        let slot = word * self.warps + visit.warp;
+        let old = self.by_warp[slot];
+        let replaces = old == 0 || old >> EPOCH_SHIFT != mine >> EPOCH_SHIFT && self.read_before(old, visit);
+        self.by_warp[slot] = if replaces { mine } else { merged(old, mine) };
     }
 
     /// Whether all bytes were written, as an atomic's read part wants them.
     pub(crate) fn written(&self, at: usize, bytes: usize) -> Result<(), Trouble> {
-        for_words(at, bytes, |word, mask| match u32::from(self.state[word]) {
-            state if state & u32::from(IN_FLIGHT) != 0 => Err(Trouble::InFlight { address: word as u64 * 4 }),
-            state if state & mask != mask => Err(Trouble::Uninitialised { address: word as u64 * 4 }),
-            _ => Ok(()),
+        for_words(at, bytes, |word, mask| {
+            let state = u32::from(self.state[word]);
+            if state & (mask | u32::from(IN_FLIGHT)) == mask { Ok(()) } else { Err(self.unreadable(word)) }
         })
     }
 
     /// Checks and records a write or an atomic inside the memory.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn write(&mut self, at: usize, bytes: usize, visit: Visit) -> Result<(), Trouble> {
-        for_words(at, bytes, |word, mask| self.write_word(word, mask, visit))
+        if (at | bytes) & 3 == 0 {
+            return self.write_words(at / 4..(at + bytes) / 4, WHOLE, visit);
+        }
+        for_words(at, bytes, |word, mask| self.write_words(word..word + 1, mask, visit))
     }
 
     #[inline(always)]
-    fn write_word(&mut self, word: usize, mask: u32, visit: Visit) -> Result<(), Trouble> {
-        if self.state[word] & IN_FLIGHT != 0 {
-            return Err(Trouble::InFlight { address: word as u64 * 4 });
-        }
-        let Word { write, read } = self.words[word];
-        if write & mask != 0 && !(visit.atomic && write & FLAG != 0) && !self.before(write, visit, false) {
-            return Err(self.race(word * 4, Action::Write, write));
-        }
-        if read != 0 {
-            self.against_reads(word, mask, visit)?;
-        }
+    fn write_words(&mut self, words: Range<usize>, mask: u32, visit: Visit) -> Result<(), Trouble> {
         let mine = self.record(visit, mask) | if visit.atomic { FLAG } else { 0 };
-        let same = write >> 5 == mine >> 5;
-        let entry = &mut self.words[word];
-        entry.write = if same { mine & (write | !FLAG) | write & 15 } else { mine };
-        if read == BY_WARP || read & 15 & !mask == 0 {
-            entry.read = 0;
+        let (mut harmless, mut past) = (0, Reads::default());
+        for word in words {
+            if self.state[word] & IN_FLIGHT != 0 {
+                return Err(self.unreadable(word));
+            }
+            let Word { write, reads } = self.words[word];
+            if write != harmless {
+                if write & mask != 0 && !(visit.atomic && write & FLAG != 0) && !self.write_before(write, visit) {
+                    return Err(self.race(word, Action::Write, write));
+                }
+                harmless = write;
+            }
+            if reads != past {
+                self.against_reads(word, mask, visit)?;
+                if reads.record != BY_WARP {
+                    past = reads;
+                }
+            }
+            let entry = &mut self.words[word];
+            let same = write >> LANE_SHIFT == mine >> LANE_SHIFT;
+            entry.write = if same { mine & (write | !FLAG) | write & WHOLE } else { mine };
+            if reads.record == BY_WARP || reads.record & WHOLE & !mask == 0 {
+                entry.reads = Reads::default();
+            }
+            self.state[word] |= mask as u8;
         }
-        self.state[word] |= mask as u8;
         Ok(())
     }
 
     #[inline(always)]
     fn against_reads(&self, word: usize, mask: u32, visit: Visit) -> Result<(), Trouble> {
-        let read = self.words[word].read;
-        if read != BY_WARP {
-            let apart = read & mask & 15 == 0;
-            return if apart || self.before(read, visit, true) {
-                Ok(())
-            } else {
-                Err(self.race(word * 4, Action::Read, read))
-            };
-        }
-        let records = &self.by_warp[word * self.warps..(word + 1) * self.warps];
-        match records.iter().find(|&&r| r & mask & 15 != 0 && !self.before(r, visit, true)) {
-            Some(&record) => Err(self.race(word * 4, Action::Read, record)),
-            None => Ok(()),
-        }
+        let reads = self.words[word].reads;
+        let found = if reads.record == BY_WARP {
+            let records = &self.by_warp[word * self.warps..(word + 1) * self.warps];
+            records.iter().copied().find(|&r| r & mask & WHOLE != 0 && !self.read_before(r, visit))
+        } else if reads.record & mask & WHOLE == 0 {
+            None
+        } else {
+            self.unordered_read(reads, visit)
+        };
+        found.map_or(Ok(()), |record| Err(self.race(word, Action::Read, record)))
     }
 
     /// An asynchronous copy sets out: the destination is unusable until it lands.
     pub(crate) fn depart(&mut self, at: usize, bytes: usize, visit: Visit) -> Result<(), Trouble> {
         self.write(at, bytes, visit)?;
         self.data[at..at + bytes].fill(POISON);
-        for_words(at, bytes, |word, _| {
-            self.state[word] = IN_FLIGHT;
-            Ok(())
-        })
+        self.state[at / 4..(at + bytes) / 4].fill(IN_FLIGHT);
+        Ok(())
     }
 
     /// The copy was waited for: the bytes are there, written by the waiting lane now.
-    pub(crate) fn land(&mut self, at: usize, data: &[u8], visit: Visit) -> Result<(), Trouble> {
-        for_words(at, data.len(), |word, _| {
-            self.state[word] = 0;
-            Ok(())
-        })?;
+    pub(crate) fn land(&mut self, at: usize, data: &[u8], visit: Visit) {
+        let words = at / 4..(at + data.len()) / 4;
+        let mine = self.record(visit, WHOLE);
         self.data[at..at + data.len()].copy_from_slice(data);
-        self.write(at, data.len(), visit)
+        self.state[words.clone()].fill(WHOLE as u8);
+        self.words[words].fill(Word { write: mine, reads: Reads::default() });
+    }
+}
+
+/// The record of two reads of one warp in one epoch.
+#[inline(always)]
+fn merged(old: Record, mine: Record) -> Record {
+    let bytes = old & mine & WHOLE;
+    if old >> LANE_SHIFT == mine >> LANE_SHIFT && old & FLAG == 0 {
+        mine | old & WHOLE
+    } else if bytes == 0 {
+        mine
+    } else {
+        mine & !(31 << LANE_SHIFT | WHOLE) | FLAG | bytes
     }
 }
 
 /// Calls `f` with each word of a range and the bytes of it as a mask.
 #[inline(always)]
 fn for_words(at: usize, bytes: usize, mut f: impl FnMut(usize, u32) -> Result<(), Trouble>) -> Result<(), Trouble> {
-    if (at | bytes) & 3 == 0 {
-        return (at / 4..(at + bytes) / 4).try_for_each(|word| f(word, 15));
-    }
     let (mut at, end) = (at, at + bytes);
     while at < end {
         let next = end.min((at / 4 + 1) * 4);

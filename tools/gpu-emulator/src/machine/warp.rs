@@ -302,8 +302,15 @@ impl Warp {
                 lanes(mask).for_each(|lane| self.committed[lane] += 1);
                 Ok(())
             }
-            Op::CopyWait(groups) => self.copy_wait(Some(*groups), mask, context),
-            Op::CopyWaitAll => self.copy_wait(None, mask, context),
+            Op::CopyWait(groups) => {
+                self.copy_wait(Some(*groups), mask, context);
+                Ok(())
+            }
+            Op::CopyWaitAll => {
+                self.copy_wait(None, mask, context);
+                Ok(())
+            }
+            Op::Prefetch { offset } => self.prefetch(o[0], *offset, mask, context),
             Op::Fence { device } => {
                 if *device {
                     context.order.fence(self.index);
