@@ -3,6 +3,7 @@
 //! Lowering never fails. What it cannot translate becomes [`Op::Unsupported`], which faults if a thread gets there; a module with
 //! such code still loads and its other kernels run.
 
+mod allocate;
 mod arithmetic;
 mod collective;
 mod control;
@@ -321,6 +322,7 @@ impl<'a> Lowerer<'a> {
                 _ => {}
             }
         }
+        allocate::allocate(&mut self.code);
         let dynamic_shared_start = self.shared_bytes.next_multiple_of(self.dynamic_align);
         Lowered { code: self.code, static_shared_bytes: self.shared_bytes, dynamic_shared_start }
     }

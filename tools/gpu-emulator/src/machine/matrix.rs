@@ -210,15 +210,18 @@ impl Warp {
                 }
             }
         }
-        for (part, slot) in o[c_at..].iter().enumerate() {
-            let c = self.registers.word(*slot);
-            let out: Words = std::array::from_fn(|lane| {
+        // All results before the first is stored: they may share registers with accumulators.
+        let results: [Words; 4] = std::array::from_fn(|part| {
+            let c = self.registers.word(o[c_at + part]);
+            std::array::from_fn(|lane| {
                 let (row, column) = accumulator(lane, part);
                 let dot: i64 = (0..K).map(|k| a[row][k] * b[k][column]).sum();
                 let sum = i64::from(c[lane] as i32) + dot;
                 if saturate { sum.clamp(i32::MIN.into(), i32::MAX.into()) as u32 } else { sum as u32 }
-            });
-            self.registers.set_words(o[part], &out, !0);
+            })
+        });
+        for (slot, result) in o.iter().zip(&results) {
+            self.registers.set_words(*slot, result, !0);
         }
     }
 }
