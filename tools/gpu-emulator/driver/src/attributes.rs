@@ -77,7 +77,7 @@ pub fn device_attribute(number: i32) -> Outcome<i32> {
         111 => RESERVED_SHARED_BYTES as i32,
         115 => 1, // memory pools
         126 => 1, // memory synchronisation domains
-        1..=HIGHEST_ATTRIBUTE => 0,
+        _ if (1..=HIGHEST_ATTRIBUTE).contains(&number) => 0,
         _ => return Err(CudaError::InvalidValue),
     })
 }

@@ -157,7 +157,7 @@ impl Session<'_> {
     pub fn fill(&mut self, fill: Fill, stream: Handle) -> Outcome<()> {
         let bytes = fill.count.checked_mul(fill.width).ok_or(CudaError::InvalidValue)?;
         self.check_range(fill.address, bytes)?;
-        if fill.address % fill.width as u64 != 0 {
+        if !fill.address.is_multiple_of(fill.width as u64) {
             return Err(CudaError::InvalidValue);
         }
         if bytes == 0 { Ok(()) } else { self.submit(stream, Work::Fill(fill)) }

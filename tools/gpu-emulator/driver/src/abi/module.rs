@@ -152,7 +152,7 @@ pub extern "C" fn cuFuncGetAttribute(value: Out<c_int>, attribute: c_int, functi
             MAX_DYNAMIC_SHARED => function.dynamic_shared_limit as c_int,
             CARVEOUT => function.carveout,
             // Registers, constant and local memory are the compiler's, which is not here; clusters are not sm_80's.
-            0..=LAST_ATTRIBUTE => 0,
+            _ if (0..=LAST_ATTRIBUTE).contains(&attribute) => 0,
             _ => return Err(CudaError::InvalidValue),
         })
     }))
