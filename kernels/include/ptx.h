@@ -143,6 +143,13 @@ DEVICE uint32_t warp_max_u32(uint32_t x) {
     return largest;
 }
 
+// The least of them.
+DEVICE uint32_t warp_min_u32(uint32_t x) {
+    uint32_t least;
+    asm volatile("redux.sync.min.u32 %0, %1, 0xffffffff;" : "=r"(least) : "r"(x));
+    return least;
+}
+
 // -- f16 -----------------------------------------------------------------------------------------------------------------
 
 // An f16 as it lies in memory.

@@ -74,7 +74,7 @@ fn scores_of(logits: Logits, seed: u64, rank: usize, codes: usize) -> (Vec<f32>,
     let value = |(code, draw): (usize, f32)| match logits {
         Logits::Quantised(steps) => (draw * 3.0 * steps).round() / steps,
         Logits::Equal => 0.5,
-        Logits::Special if hash(seed, code as u64) % 5 == 0 => {
+        Logits::Special if hash(seed, code as u64).is_multiple_of(5) => {
             [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0][hash(seed, code as u64) as usize / 5 % 5]
         }
         Logits::Special => draw,

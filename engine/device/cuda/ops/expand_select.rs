@@ -4,18 +4,19 @@ use super::super::CudaDevice;
 use super::super::driver::{Kernel, Shape};
 use super::super::memory::{Memory, Purpose};
 use super::params::ExpandParams;
-use crate::device::{DeviceError, ExpandArgs, Queue};
+use crate::device::{CohortPlan, DeviceError, ExpandArgs, Queue};
 
 const SCAN: Kernel = Kernel { module: "expand_select", name: "expand_scan", dynamic_shared: 0 };
 const FINISH: Kernel = Kernel { module: "expand_select", name: "expand_finish", dynamic_shared: 0 };
 pub(super) const KERNELS: [Kernel; 2] = [SCAN, FINISH];
 
 const FINISH_THREADS: u32 = 1024;
-/// Most warps of a block of `expand_scan`.
+/// Most warps of a block of `expand_scan`, each with a run of children.
 const SCAN_WARPS: usize = 8;
 // As in kernels/include/params/expand_select.h.
 const GROUP: usize = 32;
-const SCAN_GROUPS: usize = 64;
+const RUN: usize = 8 * GROUP;
+const LISTED: usize = 10;
 const CANDIDATES: usize = 40;
 const ORDER: usize = 2;
 
@@ -24,10 +25,12 @@ const ORDER: usize = 2;
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::device::cuda) struct Scratch {
     room: Room,
-    group_keys: u64,   // u64[rows][groups]
-    group_legal: u64,  // u32[rows][groups]
-    group_counts: u64, // u32[requests]
-    candidates: u64,   // u64[rows][CANDIDATES]
+    parents: u64,    // u32[rows][4]
+    groups: u64,     // u32[rows][groups of the widest node][2]
+    run_keys: u64,   // u64[rows][runs of the widest node]
+    run_counts: u64, // u32[requests]
+    listed: u64,     // u64[rows][LISTED]
+    candidates: u64, // u64[rows][CANDIDATES]
     /// u64[rows][ORDER]
     pub(super) order: u64,
 }
@@ -37,16 +40,18 @@ pub(in crate::device::cuda) struct Scratch {
 struct Room {
     rows: usize,
     requests: usize,
-    /// Groups of children that one beam may have.
-    groups: usize,
+    /// Most children of one node.
+    widest: usize,
 }
 
 impl Scratch {
     fn plan(memory: &mut Memory, room: Room) -> Result<Scratch, DeviceError> {
-        let Room { rows, requests, groups } = room;
-        let mut part = |what: &str, sizes: [usize; 3]| {
+        let Room { rows, requests, widest } = room;
+        let (groups, runs) = (widest.div_ceil(GROUP), widest.div_ceil(RUN));
+        let (word, key) = (size_of::<u32>(), size_of::<u64>());
+        let mut part = |what: &str, count: usize, bytes: usize| {
             let what = format!("search: {what}");
-            match sizes.into_iter().try_fold(1usize, |bytes, size| bytes.checked_mul(size)) {
+            match count.checked_mul(bytes) {
                 Some(bytes) => memory.zeroed(Purpose::Workspace, what, bytes),
                 None => {
                     let reason = "more than the address space".to_owned();
@@ -56,11 +61,13 @@ impl Scratch {
         };
         Ok(Scratch {
             room,
-            group_keys: part("best child of each group", [rows, groups, size_of::<u64>()])?,
-            group_legal: part("legal children of each group", [rows, groups, size_of::<u32>()])?,
-            group_counts: part("groups of each request", [requests, 1, size_of::<u32>()])?,
-            candidates: part("candidates", [rows, CANDIDATES, size_of::<u64>()])?,
-            order: part("order of beams", [rows, ORDER, size_of::<u64>()])?,
+            parents: part("beams as parents", rows, 4 * word)?,
+            groups: part("groups of children", rows, groups * 2 * word)?,
+            run_keys: part("runs of children", rows, runs * key)?,
+            run_counts: part("runs of each request", requests, word)?,
+            listed: part("groups to look into", rows, LISTED * key)?,
+            candidates: part("candidates", rows, CANDIDATES * key)?,
+            order: part("order of beams", rows, ORDER * key)?,
         })
     }
 }
@@ -71,13 +78,11 @@ impl CudaDevice {
         let widest = self.weights.tries.iter().flatten().map(|level| level.widest).max();
         let (Some(widest), false) = (widest, self.cohorts.is_empty()) else { return Ok(()) };
         let planned = self.scratch.expand.room;
-        let most = |of: fn(&crate::device::CohortPlan) -> usize| {
-            self.cohorts.iter().map(|lane| of(&lane.plan)).max().unwrap_or(0)
-        };
+        let most = |of: fn(&CohortPlan) -> usize| self.cohorts.iter().map(|lane| of(&lane.plan)).max().unwrap_or(0);
         let room = Room {
             rows: planned.rows.max(most(|plan| plan.rows)),
             requests: planned.requests.max(most(|plan| plan.requests)),
-            groups: planned.groups.max(widest.div_ceil(GROUP)),
+            widest: planned.widest.max(widest),
         };
         if room != planned {
             // What was planned before stays: recorded steps may name it.
@@ -114,25 +119,27 @@ impl CudaDevice {
             tokens: tokens.address,
             logits: self.place(op, args.logits, rows, args.logits.cols),
             lognorm: self.place(op, args.lognorm, rows, 1),
-            group_keys: scratch.group_keys,
-            group_legal: scratch.group_legal,
-            group_counts: scratch.group_counts,
+            parents: scratch.parents,
+            groups: scratch.groups,
+            run_keys: scratch.run_keys,
+            run_counts: scratch.run_counts,
+            listed: scratch.listed,
             candidates: scratch.candidates,
             order: scratch.order,
-            group_stride: scratch.room.groups as u32,
+            group_stride: scratch.room.widest.div_ceil(GROUP) as u32,
+            run_stride: scratch.room.widest.div_ceil(RUN) as u32,
             logits_stride: args.logits.stride as u32,
             lognorm_stride: args.lognorm.stride as u32,
             level: args.level as u32,
             rows: lane.plan.rows as u32,
-            reserved: 0,
         };
-        let groups = level.widest.div_ceil(GROUP);
+        let runs = level.widest.div_ceil(RUN);
         let shape = |grid: [usize; 2], threads| {
             let [x, y] = grid.map(|count| count as u32);
             Shape { queue: Queue::Search, grid: [x, y, 1], threads, dynamic_shared: 0 }
         };
-        let warps = groups.clamp(1, SCAN_WARPS) as u32;
-        self.launch(&SCAN, shape([rows, groups.div_ceil(SCAN_GROUPS)], 32 * warps), params)?;
+        let warps = runs.clamp(1, SCAN_WARPS);
+        self.launch(&SCAN, shape([rows, runs.div_ceil(warps)], 32 * warps as u32), params)?;
         self.launch(&FINISH, shape([lane.extent.requests, 1], FINISH_THREADS), params)
     }
 }

@@ -35,17 +35,19 @@ pub(super) struct ExpandParams {
     pub(super) tokens: u64,
     pub(super) logits: u64,
     pub(super) lognorm: u64,
-    pub(super) group_keys: u64,
-    pub(super) group_legal: u64,
-    pub(super) group_counts: u64,
+    pub(super) parents: u64,
+    pub(super) groups: u64,
+    pub(super) run_keys: u64,
+    pub(super) run_counts: u64,
+    pub(super) listed: u64,
     pub(super) candidates: u64,
     pub(super) order: u64,
     pub(super) group_stride: u32,
+    pub(super) run_stride: u32,
     pub(super) logits_stride: u32,
     pub(super) lognorm_stride: u32,
     pub(super) level: u32,
     pub(super) rows: u32,
-    pub(super) reserved: u32,
 }
 
 #[repr(C)]
