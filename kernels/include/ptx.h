@@ -122,6 +122,13 @@ DEVICE float exp2_fast(float x) {
     return y;
 }
 
+// 1 / x to about 1 ulp.
+DEVICE float reciprocal_fast(float x) {
+    float y;
+    asm("rcp.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 // -- Warps ---------------------------------------------------------------------------------------------------------------
 
 DEVICE float warp_sum(float x) {
