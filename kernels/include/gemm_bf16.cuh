@@ -11,8 +11,9 @@
 // 320, 192 and 128 bytes of shared memory a product for M_TILES of 1, 2 and 4; an SM reads 128 bytes a cycle and finishes a
 // product in 2 cycles (sm_80) or about 1.6 (sm_90, mma.sync).
 #pragma once
-#include "params/gemm.h"
 #include "ptx.h"
+
+#include "params/gemm.h"
 
 // Columns of a warp: eight 8-column tiles, two groups.
 constexpr int WARP_COLUMNS = 64;
@@ -170,6 +171,7 @@ DEVICE void products(const Product& p, uint32_t live, const Place<T>& place, flo
             fragments[sub % 2].multiply(sums);
         }
     }
+    copy_async_wait<0>(); // empty groups: nothing is left under way
 }
 
 // The tiles. 96 KiB of shared memory at most, which every card from sm_80 on has (sm_86, 89 and 120: 99 KiB a block).

@@ -4,8 +4,9 @@
 // does 128 FFMA; within a quarter of a warp the reads of x are one address, those of W 128 bytes in a row: no conflicts.
 // W is packed as [group][k][32 columns], so a stage of it is copied as it lies.
 #pragma once
-#include "params/gemm.h"
 #include "ptx.h"
+
+#include "params/gemm.h"
 
 constexpr int F32_THREADS = 128, F32_TILE = 64, F32_ROWS = 8, F32_COLUMNS = 4;
 constexpr int F32_STAGE_K = 32, F32_STAGES = 3;
@@ -82,4 +83,6 @@ DEVICE void products_f32(const Product& p, uint32_t live, float (&sums)[F32_ROWS
             }
         }
     }
+    copy_async_wait<0>(); // empty groups: nothing is left under way
+    __syncthreads(); // the stages may hold other things now
 }
