@@ -13,6 +13,7 @@
 // One row is bound by the weights: 108 us, 2,750 small tiles.
 //
 // budget: head_bf16_wide registers <= 248, shared <= 0
+// budget: head_bf16_middle registers <= 168, shared <= 0
 // budget: head_bf16_small registers <= 128, shared <= 0
 // budget: head_f32 registers <= 96, shared <= 0
 // budget: head_merge registers <= 32, shared <= 1024
@@ -114,6 +115,7 @@ DEVICE void head_bf16(const HeadParams& p) {
 }
 
 KERNEL(WideTile::THREADS) head_bf16_wide(const __grid_constant__ HeadParams p) { head_bf16<WideTile>(p); }
+KERNEL(MiddleTile::THREADS) head_bf16_middle(const __grid_constant__ HeadParams p) { head_bf16<MiddleTile>(p); }
 KERNEL(SmallTile::THREADS) head_bf16_small(const __grid_constant__ HeadParams p) { head_bf16<SmallTile>(p); }
 
 KERNEL(F32_THREADS) head_f32(const __grid_constant__ HeadParams p) {

@@ -16,6 +16,7 @@ mod lanes;
 mod memory;
 mod nvrtc;
 mod ops;
+mod pack;
 mod slots;
 mod staging;
 mod weights;
@@ -240,8 +241,10 @@ impl Device for CudaDevice {
     }
 
     fn head_weight(&mut self, source: &HeadSource) -> Result<Head, DeviceError> {
-        let head = ops::head::pack(&mut self.memory, self.facts.compute, source)?;
-        Ok(Head(add(&mut self.weights.heads, head)))
+        let packed = ops::head::pack(&mut self.memory, self.facts.compute, source)?;
+        let head = Head(add(&mut self.weights.heads, packed));
+        self.plan_head_scratch()?;
+        Ok(head)
     }
 
     fn relative_bias(&mut self, source: &RelativeBiasSource) -> Result<RelativeBias, DeviceError> {
@@ -289,6 +292,7 @@ impl Device for CudaDevice {
         self.results.push(Results { words: pinned, arrived, collected: false });
         let lane = CohortLane(add(&mut self.cohorts, lane));
         self.plan_expand_scratch()?;
+        self.plan_head_scratch()?;
         Ok(lane)
     }
 

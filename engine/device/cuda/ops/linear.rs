@@ -1,13 +1,117 @@
-//! The matrix product with a packed weight: not written yet.
+//! The matrix product with a packed weight (`kernels/linear.cu`).
 
-use super::super::memory::Memory;
-use crate::device::{DeviceError, Dtype, LinearSource};
+use super::product::{Packed, Product, Tile};
+use crate::device::cuda::CudaDevice;
+use crate::device::cuda::driver::Kernel;
+use crate::device::cuda::memory::Memory;
+use crate::device::cuda::pack::Packing;
+use crate::device::cuda::weights::expect_matrix;
+use crate::device::{Activation, DeviceError, Dtype, Epilogue, LinearArgs, LinearSource};
+use crate::export::TensorView;
 
 /// A packed weight on the card.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::device::cuda) struct PackedLinear {}
+pub(in crate::device::cuda) type PackedLinear = Packed;
 
-/// Packs a weight.
-pub(in crate::device::cuda) fn pack(_: &mut Memory, _: Dtype, _: &LinearSource) -> Result<PackedLinear, DeviceError> {
-    Err(DeviceError::Unavailable("linear: not on the CUDA device yet".to_owned()))
+const BF16: [Tile; 3] = [
+    Tile::wide("linear", "linear_bf16_wide"),
+    Tile::middle("linear", "linear_bf16_middle"),
+    Tile::small("linear", "linear_bf16_small"),
+];
+const F32: [Tile; 1] = [Tile::f32("linear", "linear_f32")];
+
+/// The operation's kernels.
+pub(super) fn kernels(compute: Dtype) -> Vec<Kernel> {
+    let tiles: &[Tile] = if compute == Dtype::F32 { &F32 } else { &BF16 };
+    tiles.iter().map(|tile| tile.kernel).collect()
+}
+
+/// `LinearParams` of `kernels/include/params/linear.h`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+struct LinearParams {
+    product: Product,
+    out: u64,
+    out_stride: u32,
+    columns: u32,
+    out_dtype: u32,
+    combine: u32,
+    activation: u32,
+    aligned: u32,
+}
+
+/// Stacks, packs and uploads the parts of a weight.
+pub(in crate::device::cuda) fn pack(
+    memory: &mut Memory,
+    compute: Dtype,
+    source: &LinearSource,
+) -> Result<PackedLinear, DeviceError> {
+    let parts = &source.parts;
+    let first = parts.first().expect("a linear weight has parts");
+    let bad = |tensor: &TensorView, reason| DeviceError::BadWeight { name: tensor.name().to_owned(), reason };
+    for part in parts {
+        expect_matrix(part, "a linear weight is [out, in]")?;
+        if part.cols() != first.cols() {
+            return Err(bad(part, format!("{} columns beside {} with {}", part.cols(), first.name(), first.cols())));
+        }
+    }
+    if source.gated && (parts.len() != 2 || parts[1].rows() != first.rows()) {
+        return Err(bad(first, "a gate comes with one up projection of its own shape".to_owned()));
+    }
+    let n = parts.iter().map(TensorView::rows).sum();
+    let packing = Packing { compute, n, k: first.cols(), gated: source.gated };
+    Packed::upload(memory, first.name().to_owned(), packing, |mut row, out| {
+        for part in parts {
+            if row < part.rows() {
+                return part.read_row(row, out);
+            }
+            row -= part.rows();
+        }
+    })
+}
+
+/// `COMBINE_*` and `ACTIVATION_*` of an epilogue.
+fn codes(epilogue: Epilogue) -> (u32, u32) {
+    let code = |activation| match activation {
+        Activation::Relu => 1,
+        Activation::GeluTanh => 2,
+        Activation::GeluErf => 3,
+        Activation::Silu => 4,
+    };
+    match epilogue {
+        Epilogue::Store => (0, 0),
+        Epilogue::Residual => (1, 0),
+        Epilogue::Activate(activation) => (0, code(activation)),
+        Epilogue::Gate(activation) => (2, code(activation)),
+    }
+}
+
+impl CudaDevice {
+    pub(in crate::device::cuda) fn run_linear(&mut self, args: &LinearArgs) -> Result<(), DeviceError> {
+        let weight = &self.weights.linears[args.weight.0 as usize];
+        let Packing { gated, .. } = weight.packing;
+        let (groups, columns) = (weight.packing.groups(), weight.packing.output_columns());
+        let LinearArgs { x, out, epilogue, .. } = *args;
+        assert_eq!(
+            matches!(epilogue, Epilogue::Gate(_)),
+            gated,
+            "linear: {epilogue:?} and whether the weight is gated"
+        );
+        assert!(epilogue != Epilogue::Residual || out.dtype == Dtype::F32, "linear: a residual stream is f32");
+        assert_ne!(x.buffer, out.buffer, "linear: buffer {} is read and written", x.buffer);
+        let rows = self.row_set(args.rows);
+        let address = self.place("linear", out, rows.bucket, columns);
+        let (combine, activation) = codes(epilogue);
+        let params = LinearParams {
+            product: self.product("linear", (&rows, x), weight, (0, groups)),
+            out: address,
+            out_stride: out.stride as u32,
+            columns: columns as u32,
+            out_dtype: u32::from(out.dtype == Dtype::Bf16),
+            combine,
+            activation,
+            aligned: u32::from(address.is_multiple_of(16)),
+        };
+        let tile = self.tile((&F32, &BF16), &rows, groups);
+        self.launch(&tile.kernel, tile.shape(&rows, groups), params)
+    }
 }

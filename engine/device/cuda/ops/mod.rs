@@ -13,6 +13,7 @@ pub(super) mod linear;
 mod norm;
 mod params;
 mod pending;
+mod product;
 mod write_kv;
 
 use std::path::Path;
@@ -25,6 +26,7 @@ use crate::device::{DeviceError, Dtype};
 #[derive(Default)]
 pub(super) struct Scratch {
     expand: expand_select::Scratch,
+    head: head::Scratch,
 }
 
 /// Every operation's kernels for a compute type.
@@ -34,7 +36,9 @@ fn kernels(compute: Dtype) -> Vec<Kernel> {
         &copy_rows::KERNELS,
         &embed::KERNELS,
         &expand_select::KERNELS,
+        &head::kernels(compute),
         &history_attention::kernels(compute),
+        &linear::kernels(compute),
         &norm::KERNELS,
         &write_kv::kernels(compute),
     ]

@@ -2,20 +2,14 @@
 //! file is gone.
 
 use crate::device::cuda::CudaDevice;
-use crate::device::{BeamAttentionArgs, DeviceError, HeadArgs, LinearArgs};
+use crate::device::{BeamAttentionArgs, DeviceError};
 
 fn pending<T>(op: &str) -> Result<T, DeviceError> {
     Err(DeviceError::Unavailable(format!("{op}: not on the CUDA device yet")))
 }
 
 impl CudaDevice {
-    pub(in crate::device::cuda) fn run_linear(&mut self, _: &LinearArgs) -> Result<(), DeviceError> {
-        pending("linear")
-    }
     pub(in crate::device::cuda) fn run_beam_attention(&mut self, _: &BeamAttentionArgs) -> Result<(), DeviceError> {
         pending("beam_attention")
-    }
-    pub(in crate::device::cuda) fn run_head(&mut self, _: &HeadArgs) -> Result<(), DeviceError> {
-        pending("head")
     }
 }
