@@ -35,9 +35,9 @@ DEVICE void store_wanted(const HeadParams& p, uint32_t row, uint32_t column, con
     }
 }
 
-// (maximum, sum of exp(v - maximum)) of the values that LANES neighbouring lanes hold, in an order of their own: each
-// lane's in index order, then lanes in a butterfly. A maximum ignores NaN and a sum keeps it; of values that are all negative infinity
-// the sum is 0. exp of the maximum is exactly 1, so no log-probability comes out above 0.
+// (maximum, sum of exp(v - maximum)) of the values that LANES neighbouring lanes hold: each lane's in index order, then lanes
+// in a butterfly. A maximum ignores NaN and a sum keeps it; of values that are all negative infinity the sum is 0. exp of the
+// maximum's difference is exactly 1, so no log-probability comes out above 0.
 template <int COUNT, int LANES>
 DEVICE float2 exp_parts(const float (&v)[COUNT]) {
     float maximum = v[0];
@@ -126,7 +126,8 @@ KERNEL(F32_THREADS) head_f32(const __grid_constant__ HeadParams p) {
     float sums[F32_ROWS][F32_COLUMNS];
     products_f32(p.product, live, sums);
 
-    const uint32_t mask = pointer<const uint32_t>(p.counted)[place.first_column / GEMM_GROUP] >> place.first_column % GEMM_GROUP;
+    const uint32_t* counted = pointer<const uint32_t>(p.counted);
+    const uint32_t mask = counted[place.first_column / GEMM_GROUP] >> place.first_column % GEMM_GROUP;
 #pragma unroll
     for (int i = 0; i < F32_ROWS; ++i) {
         const uint32_t row = place.first_row + i;

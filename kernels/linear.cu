@@ -1,12 +1,12 @@
 // out = epilogue(x W^T): store, add to the residual stream, activate, or act(x G^T) * (x U^T).
 //
-// Operations 2 m n k; bytes (m k + n k) of the compute type once from memory, and the output. Launch: a block a tile, x over row
-// tiles of the bucket, y over tiles of packed columns, so that blocks that read one tile of W run side by side; tiles beyond
-// the live rows leave at once. Dynamic shared memory as in gemm_bf16.cuh; f32: 48 KiB.
+// Operations 2 m n k; bytes (m k + n k) of the compute type once from memory, and the output. Launch: a block a tile, x over
+// row tiles of the bucket, y over tiles of packed columns, so that blocks that read one tile of W run side by side; tiles
+// beyond the live rows leave at once. Dynamic shared memory as in gemm_bf16.cuh; f32: 48 KiB.
 //
-// Floor, 2048 x 6144 x 2048 in bf16: 51.5 GFLOP, 64 us at the 800 TFLOP/s that an H100 sustains with wgmma. These kernels issue
-// mma.sync, which reaches some 60% of the dense peak on sm_90 (590 TFLOP/s: 87 us) and 85% on sm_80 (265: 194 us). 384 wide tiles
-// are 2.9 waves of 132 SMs. Two limits lie close to that on sm_90:
+// Floor, 2048 x 6144 x 2048 in bf16: 51.5 GFLOP, 64 us at the 800 TFLOP/s that an H100 sustains with wgmma. These kernels
+// issue mma.sync, which reaches some 60% of the dense peak on sm_90 (590 TFLOP/s: 87 us) and 85% on sm_80 (265: 194 us). 384
+// wide tiles are 2.9 waves of 132 SMs. Two limits lie close to that on sm_90:
 //   shared memory  128 bytes a product of 1.6 cycles: 62% of 128 bytes a cycle, and 6% more for filling it;
 //   L2             a wide tile has 85 flop a byte: 590 TFLOP/s are 6.9 TB/s, about all that the L2 gives.
 // Memory traffic is 34 MB in and 50 MB out (f32): 25 us, hidden. The epilogue is not hidden from its own block: about 4% here.
@@ -80,8 +80,10 @@ DEVICE void linear_bf16(const LinearParams& p) {
                 if (gated) {
                     float v[4];
 #pragma unroll
-                    for (int i = 0; i < 4; ++i)
-                        v[i] = tiles[4 * group + i / 2 * 2][2 * half + i % 2] * tiles[4 * group + i / 2 * 2 + 1][2 * half + i % 2];
+                    for (int i = 0; i < 4; ++i) {
+                        const int gate = 4 * group + i / 2 * 2, element = 2 * half + i % 2;
+                        v[i] = tiles[gate][element] * tiles[gate + 1][element];
+                    }
                     write_run(p, row, first / 2 + 4 * place.quad, v);
                 } else {
                     float v[8];

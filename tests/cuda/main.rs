@@ -10,6 +10,8 @@ mod cli_support;
 mod common;
 mod engine;
 mod expand_select;
+mod head;
+mod linear;
 mod rows;
 mod serve;
 mod support;
