@@ -1,6 +1,6 @@
 /* Parameters of head.cu. */
 #pragma once
-#include "gemm.h"
+#include "params/gemm.h"
 
 /* Columns that one (maximum, sum) stands for. */
 #define HEAD_PARTIAL_COLUMNS 64u

@@ -1,6 +1,6 @@
 /* Parameters of linear.cu. */
 #pragma once
-#include "gemm.h"
+#include "params/gemm.h"
 
 #define ACTIVATION_NONE 0u
 #define ACTIVATION_RELU 1u
