@@ -8,9 +8,11 @@ use crate::ptx::ast::Type;
 
 const F32_NAN: u32 = 0x7fff_ffff;
 
+/// Tests bits, not `is_nan`: of a float comparison the compiler knows that any NaN may stand for any other.
 #[inline(always)]
 pub(crate) fn canonical(x: f32) -> f32 {
-    if x.is_nan() { f32::from_bits(F32_NAN) } else { x }
+    let bits = x.to_bits();
+    f32::from_bits(if bits & 0x7fff_ffff > 0x7f80_0000 { F32_NAN } else { bits })
 }
 
 /// Denormals to zero of the same sign, if asked.

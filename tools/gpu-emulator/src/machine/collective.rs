@@ -15,30 +15,24 @@ impl Warp {
         context: &mut Context<'_>,
     ) -> Result<u32, Stop> {
         let first = here.trailing_zeros() as usize;
-        let members = if op.is_aligned() {
-            if self.live != !0 && here == self.live {
-                return Err(Stop::collective(first, format!("a matrix instruction with lanes {here:#010x} only")));
-            }
-            !0
-        } else {
-            let masks = self.registers.word(o[o.len() - 1]);
-            let members = masks[first];
-            if members >> first & 1 == 0 {
-                return Err(Stop::collective(
-                    first,
-                    format!("the member mask {members:#010x} lacks the executing lane"),
-                ));
-            }
-            members
-        };
-        let need = members & self.live;
+        let need = if op.is_aligned() { !0 } else { self.registers.word(o[o.len() - 1])[first] };
+        if need >> first & 1 == 0 {
+            return Err(Stop::collective(first, format!("the member mask {need:#010x} lacks the executing lane")));
+        }
+        if need & !self.live != 0 {
+            let gone = need & !self.live;
+            return Err(Stop::collective(
+                first,
+                format!("it names lanes {gone:#010x}, which have exited or never were"),
+            ));
+        }
         if here & need != need {
             return Ok(0);
         }
         if !op.is_aligned() {
             let masks = self.registers.word(o[o.len() - 1]);
-            if let Some(other) = lanes(need).find(|&lane| masks[lane] != members) {
-                let what = format!("lanes {first} and {other} name {members:#010x} and {:#010x}", masks[other]);
+            if let Some(other) = lanes(need).find(|&lane| masks[lane] != need) {
+                let what = format!("lanes {first} and {other} name {need:#010x} and {:#010x}", masks[other]);
                 return Err(Stop::collective(first, what));
             }
         }

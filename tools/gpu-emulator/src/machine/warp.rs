@@ -286,7 +286,7 @@ impl Warp {
             }));
         }
         self.live &= !leaving;
-        // Collectives wait for live lanes only: those who wait look again.
+        // Those who wait, perhaps for these lanes, look again.
         self.groups.iter_mut().for_each(|group| group.waits = false);
         Ok(())
     }

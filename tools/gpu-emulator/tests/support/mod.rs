@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test uses a part")]
 
+pub mod snippet;
+
 use gpu_emulator::Fault;
 use gpu_emulator::machine::{LaunchConfig, Report, launch};
 use gpu_emulator::memory::GlobalMemory;
