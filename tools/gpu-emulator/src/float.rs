@@ -155,6 +155,28 @@ pub(crate) fn fma_exact(a: f64, b: f64, c: f64) -> f64 {
     add_to_odd(a * b, c)
 }
 
+/// `fma.rz`, `.rm`, `.rp`: the exact product, a sum rounded to odd, then the rounding asked for.
+pub(crate) fn fma32_rounded(x: [f32; 3], rounding: Rounding) -> f32 {
+    let [product, c] = [f64::from(x[0]) * f64::from(x[1]), f64::from(x[2])];
+    let sum = fma_exact(f64::from(x[0]), f64::from(x[1]), c);
+    // Opposite terms that cancel give -0 when rounding down.
+    let cancels = sum == 0.0 && product.is_sign_negative() != c.is_sign_negative();
+    let sum = if cancels && rounding == Rounding::Down { -0.0 } else { sum };
+    f32::from_bits(f64_to_f32(sum, rounding))
+}
+
+/// Addition, subtraction and multiplication with directed rounding; other operations have none.
+pub(crate) fn binary32_rounded(op: FloatOp, a: f32, b: f32, rounding: Rounding) -> f32 {
+    match (op, rounding) {
+        (FloatOp::Add, Rounding::Zero | Rounding::Down | Rounding::Up) => fma32_rounded([a, 1.0, b], rounding),
+        (FloatOp::Sub, Rounding::Zero | Rounding::Down | Rounding::Up) => fma32_rounded([a, 1.0, -b], rounding),
+        (FloatOp::Mul, Rounding::Zero | Rounding::Down | Rounding::Up) => {
+            f32::from_bits(f64_to_f32(f64::from(a) * f64::from(b), rounding))
+        }
+        _ => binary32(op, a, b),
+    }
+}
+
 #[inline(always)]
 pub(crate) fn bf16_to_f32(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)

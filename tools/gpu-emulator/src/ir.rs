@@ -135,6 +135,7 @@ pub(crate) struct FloatMode {
     pub saturate: bool,
     /// Negative results and, unlike `saturate`, nothing else become zero (half formats).
     pub relu: bool,
+    pub rounding: Rounding,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,8 +163,9 @@ pub(crate) enum BoolOp {
     Xor,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Rounding {
+    #[default]
     Nearest,
     NearestAway,
     Zero,

@@ -3,12 +3,14 @@
 use super::{Form, Lowerer, Reason, class_of};
 use crate::ir::{
     Alu, BitOp, BoolOp, Class, Compare, CountOp, FloatMode, FloatOp, FloatUnary, Half, HalfLanes, IntOp, Op, Operands,
-    PermuteMode, ShiftOp,
+    PermuteMode, Rounding, ShiftOp,
 };
 use crate::ptx::ast::{Operand, Type};
 
 /// Modifiers of float arithmetic that change nothing here: rounding to nearest and degrees of approximation.
 const NEAREST: [&str; 8] = ["rn", "approx", "full", "ftz", "sat", "relu", "NaN", "noftz"];
+/// The same with directed rounding, for the 32-bit operations that have it.
+const DIRECTED: [&str; 6] = ["rn", "rz", "rm", "rp", "ftz", "sat"];
 
 impl Lowerer<'_> {
     pub(super) fn arithmetic(&mut self, form: &Form<'_>, operands: &[Operand]) -> Result<bool, Reason> {
@@ -75,8 +77,9 @@ impl Lowerer<'_> {
     fn binary(&mut self, form: &Form<'_>, operands: &[Operand]) -> Result<(), Reason> {
         let ty = form.ty()?;
         if ty.is_float() {
-            form.allow(&NEAREST)?;
             let op = float_op(form)?;
+            let exact = matches!(op, FloatOp::Add | FloatOp::Sub | FloatOp::Mul);
+            form.allow(if exact && ty == Type::F32 { &DIRECTED } else { &NEAREST })?;
             let alu = match ty {
                 Type::F32 => Alu::Float32(op, float_mode(form)),
                 Type::F64 => Alu::Float64(op),
@@ -124,7 +127,7 @@ impl Lowerer<'_> {
     fn multiply_add(&mut self, form: &Form<'_>, operands: &[Operand]) -> Result<(), Reason> {
         let ty = form.ty()?;
         if ty.is_float() {
-            form.allow(&NEAREST)?;
+            form.allow(if ty == Type::F32 { &DIRECTED } else { &NEAREST })?;
             let alu = match ty {
                 Type::F32 => Alu::Fma32(float_mode(form)),
                 Type::F64 => Alu::Fma64,
@@ -274,7 +277,13 @@ impl Lowerer<'_> {
 }
 
 fn float_mode(form: &Form<'_>) -> FloatMode {
-    FloatMode { flush: form.has("ftz"), saturate: form.has("sat"), relu: form.has("relu") }
+    let rounding = match () {
+        () if form.has("rz") => Rounding::Zero,
+        () if form.has("rm") => Rounding::Down,
+        () if form.has("rp") => Rounding::Up,
+        () => Rounding::Nearest,
+    };
+    FloatMode { flush: form.has("ftz"), saturate: form.has("sat"), relu: form.has("relu"), rounding }
 }
 
 fn half_lanes(ty: Type) -> Result<HalfLanes, Reason> {

@@ -372,7 +372,7 @@ fn float32(op: FloatOp, mode: FloatMode, o: &[Slot], r: &mut Registers, mask: u3
     if mode != FloatMode::default() {
         return words2(o, r, mask, |a, b| {
             let (a, b) = (float::flush(f32::from_bits(a), mode.flush), float::flush(f32::from_bits(b), mode.flush));
-            let v = float::flush(float::binary32(op, a, b), mode.flush);
+            let v = float::flush(float::binary32_rounded(op, a, b, mode.rounding), mode.flush);
             float::saturate(v, mode.saturate).to_bits()
         });
     }
@@ -400,7 +400,11 @@ fn fma32(mode: FloatMode, o: &[Slot], r: &mut Registers, mask: u32) {
     }
     words3(o, r, mask, |a, b, c| {
         let z = |x| float::flush(f(x), mode.flush);
-        let v = float::flush(float::canonical(z(a).mul_add(z(b), z(c))), mode.flush);
+        let v = match mode.rounding {
+            Rounding::Nearest => float::canonical(z(a).mul_add(z(b), z(c))),
+            rounding => float::fma32_rounded([z(a), z(b), z(c)], rounding),
+        };
+        let v = float::flush(v, mode.flush);
         float::saturate(v, mode.saturate).to_bits()
     });
 }
