@@ -4,6 +4,7 @@
 
 mod map;
 mod pages;
+pub mod params;
 mod sigbus;
 
 pub use map::{MapError, MappedFile, open_regular};

@@ -14,10 +14,11 @@ use cudarc::nvrtc::sys;
 use sha2::{Digest, Sha256};
 
 use super::image_cache::{self, Key};
-use super::images::{Card, HEADERS, Header, Image, KernelError, Module, Target};
+use super::images::{Card, HEADERS, Header, Image, Module, Target};
+use super::load::KernelError;
 
-/// The same as for embedded images (`tools/kernel-compiler`), but for line numbers.
-const OPTIONS: [&str; 3] = ["-std=c++17", "--pre-include=ptx.h", "--device-as-default-execution-space"];
+/// The same as for embedded images (`tools/kernel-compiler`).
+pub const OPTIONS: [&str; 3] = ["-std=c++17", "--pre-include=ptx.h", "--device-as-default-execution-space"];
 /// What kernels are written for at least.
 const FIRST_CAPABILITY: u32 = 80;
 

@@ -24,5 +24,6 @@ pub mod toolchain;
 pub use cache::Cache;
 pub use compiler::{CompileError, Compiler, Image, Unit, compile_all};
 pub use hash::Hash;
+pub use nvrtc::OPTIONS as NVRTC_OPTIONS;
 pub use sources::{SourceFile, Sources};
 pub use target::{BadTarget, Target};

@@ -23,13 +23,17 @@ impl Nvcc {
     /// # Errors
     /// It cannot be run, or does not answer as `nvcc` does.
     pub fn open(path: &Path) -> Result<Nvcc, CompileError> {
+        // It will be run in the kernels' folder.
+        let absolute =
+            std::path::absolute(path).map_err(|source| CompileError::Io { path: path.to_owned(), source })?;
+        let path = &absolute;
         let identity = answer(path, "--version")?;
         let version = version_in(&identity).ok_or_else(|| CompileError::Library {
             path: path.to_owned(),
             reason: "--version does not name a CUDA release".to_owned(),
         })?;
         let architectures = architectures_in(&answer(path, "--list-gpu-code")?);
-        Ok(Nvcc { path: path.to_owned(), version, identity, architectures })
+        Ok(Nvcc { path: absolute, version, identity, architectures })
     }
 
     pub(crate) fn name(&self) -> String {

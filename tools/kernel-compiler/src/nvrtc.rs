@@ -13,7 +13,7 @@ use crate::{CompileError, Image, SourceFile, Target, Unit};
 
 /// What makes NVRTC take the same text as `nvcc`. It has no `<stdint.h>`: `ptx.h` has the fixed-width types, which headers of
 /// parameters need in whatever order a kernel includes them. And a lambda in a kernel is device code without saying so.
-pub(crate) const OPTIONS: [&str; 3] = ["-std=c++17", "--pre-include=ptx.h", "--device-as-default-execution-space"];
+pub const OPTIONS: [&str; 3] = ["-std=c++17", "--pre-include=ptx.h", "--device-as-default-execution-space"];
 
 type Program = *mut c_void;
 type Status = c_int;

@@ -1,4 +1,5 @@
-//! What PTX says about its kernels: their names, and the bytes of parameters that each takes.
+//! What PTX says about its kernels, their names and the bytes of parameters that each takes, and what the source says: the
+//! struct.
 
 /// A kernel in PTX.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,9 +35,29 @@ fn parameter_bytes(declaration: &str) -> usize {
     count.unwrap_or(1) * element.unwrap_or(0)
 }
 
+/// The kernels that a `.cu` file defines, each with the struct that it takes, as the house writes them:
+/// `KERNEL(128) norm_f32(const __grid_constant__ NormParams p)`.
+pub fn parameter_structs(source: &str) -> Vec<(&str, &str)> {
+    const BEFORE_STRUCT: &str = "(const __grid_constant__ ";
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let kernel = |at: usize| {
+        let name = source[..at].rsplit(|c| !is_name(c)).next()?;
+        let parameter = source[at + BEFORE_STRUCT.len()..].split(|c| !is_name(c)).next()?;
+        Some((name, parameter))
+    };
+    source.match_indices(BEFORE_STRUCT).filter_map(|(at, _)| kernel(at)).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Entry, entries};
+    use super::{Entry, entries, parameter_structs};
+
+    #[test]
+    fn the_source_names_the_struct() {
+        let source =
+            "KERNEL(A::B, 2) f_32(const __grid_constant__ FParams p) { }\nKERNEL(9)\ng(const __grid_constant__ G p);";
+        assert_eq!(parameter_structs(source), [("f_32", "FParams"), ("g", "G")]);
+    }
 
     #[test]
     fn structs_and_plain_parameters_are_measured() {

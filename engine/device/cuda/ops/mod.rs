@@ -19,7 +19,7 @@ mod write_kv;
 use std::path::Path;
 
 use super::driver::{Driver, Kernel};
-use super::images;
+use super::{images, load};
 use crate::device::{DeviceError, Dtype};
 
 /// Memory between an operation's kernels, planned with the lanes and weights that decide its size.
@@ -53,7 +53,7 @@ pub(super) fn load_kernels(driver: &mut Driver, compute: Dtype, cache: &Path) ->
         let name = kernels[0].module;
         let module = images::module(name).unwrap_or_else(|| panic!("no file kernels/{name}.cu"));
         let card = driver.facts().card;
-        let loaded = images::load(module, card, cache, |image| driver.load(image))
+        let loaded = load::load(module, card, cache, |image| driver.load(image))
             .map_err(|error| DeviceError::Unavailable(error.to_string()))?;
         for kernel in kernels {
             driver.add_kernel(&loaded, kernel)?;
