@@ -33,9 +33,7 @@ fn embed_kernels() -> Result<(), Box<dyn Error>> {
         return Ok(table::write(&out, &sources, None, &[])?);
     };
     let targets = targets(&compiler)?;
-    let unit = |kernel, target| Unit { sources: &sources, kernel, target };
-    let units: Vec<Unit> =
-        sources.kernels.iter().flat_map(|kernel| targets.iter().map(move |&target| unit(kernel, target))).collect();
+    let units = Unit::all(&sources, &targets);
     let images = compile_all(&compiler, &Cache::below(target_folder)?, &units)?;
     let entries: Vec<Entry> = std::iter::zip(&units, &images)
         .map(|(unit, image)| Entry { kernel: unit.kernel, target: unit.target, image })

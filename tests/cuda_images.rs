@@ -129,8 +129,7 @@ fn nvrtc_compiles_at_run_time_as_it_does_at_build_time() {
 fn every_kernel_takes_the_struct_that_rust_launches_it_with() {
     let compiler = toolchain::open(&nvrtc_12_9()).unwrap();
     let sources = Sources::read(&root().join("kernels")).unwrap();
-    let unit = |kernel| Unit { sources: &sources, kernel, target: CompiledFor::PTX };
-    let units: Vec<Unit> = sources.kernels.iter().map(unit).collect();
+    let units = Unit::all(&sources, &[CompiledFor::PTX]);
     let images = compile_all(&compiler, &Cache::below(&target_folder()).unwrap(), &units).unwrap();
     let mut faults = Vec::new();
     for (unit, image) in std::iter::zip(&units, &images) {

@@ -28,6 +28,14 @@ pub struct Unit<'a> {
     pub target: Target,
 }
 
+impl<'a> Unit<'a> {
+    /// Every kernel of `sources` for every one of `targets`.
+    pub fn all(sources: &'a Sources, targets: &[Target]) -> Vec<Unit<'a>> {
+        let of = |kernel| targets.iter().map(move |&target| Unit { sources, kernel, target });
+        sources.kernels.iter().flat_map(of).collect()
+    }
+}
+
 /// What a compilation makes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {

@@ -56,9 +56,7 @@ pub enum GateError {
 /// # Errors
 /// A kernel does not compile, or a budget line cannot be read: then there is nothing to judge.
 pub fn judge(sources: &Sources, compiler: &Compiler, cache: &Cache, targets: &[Target]) -> Result<Vec<Row>, GateError> {
-    let unit = |kernel, target| Unit { sources, kernel, target };
-    let units: Vec<Unit> =
-        sources.kernels.iter().flat_map(|kernel| targets.iter().map(move |&target| unit(kernel, target))).collect();
+    let units = Unit::all(sources, targets);
     let images = compile_all(compiler, cache, &units)?;
     let mut rows = Vec::new();
     for (unit, image) in std::iter::zip(&units, &images) {
