@@ -32,3 +32,28 @@ template <int DIM>
 DEVICE void load_b_columns(uint32_t (&b)[4], const bf16* tile, uint32_t row, uint32_t chunk, uint32_t lane) {
     load_matrix_x4_transposed(b, shared_address(tile + swizzled<DIM>(row + (lane & 15), chunk + (lane >> 4))));
 }
+
+// The same from addresses that a lane computes once. Tiles start at multiples of 128 bytes, so that what a chunk's place differs
+// by from that of chunk 0 is an exclusive or with a constant, and 8 rows further is the same place plus a constant: a loop over
+// a tile then needs no more than four addresses.
+
+// Chunk 0 of the lane's row, for load_a, load_b_rows and load_b_columns of the tile's first rows.
+template <int DIM>
+DEVICE uint32_t lane_of_a(const bf16* tile, uint32_t lane) {
+    return shared_address(tile + swizzled<DIM>(lane & 15, lane >> 4));
+}
+template <int DIM>
+DEVICE uint32_t lane_of_b_rows(const bf16* tile, uint32_t lane) {
+    return shared_address(tile + swizzled<DIM>((lane & 7) + ((lane >> 4) << 3), (lane >> 3) & 1));
+}
+template <int DIM>
+DEVICE uint32_t lane_of_b_columns(const bf16* tile, uint32_t lane) {
+    return shared_address(tile + swizzled<DIM>(lane & 15, lane >> 4));
+}
+
+// Moved by `rows`, a multiple of 8, and `chunks`, an even number.
+template <int DIM>
+DEVICE uint32_t moved(uint32_t address, uint32_t rows, uint32_t chunks) {
+    const uint32_t mixed = DIM == 32 ? chunks : chunks & 7;
+    return (address ^ (mixed * 16)) + (chunks - mixed) * 16 + rows * DIM * 2;
+}

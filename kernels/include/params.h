@@ -1,6 +1,7 @@
 /* Every kernel's parameters: one struct a kernel, passed by value. bindgen makes the Rust side from this file. */
 #pragma once
 #include "params/common.h"
+#include "params/beam_attention.h"
 #include "params/beam_state.h"
 #include "params/copy_rows.h"
 #include "params/embed.h"

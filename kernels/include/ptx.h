@@ -176,3 +176,27 @@ DEVICE float to_float(f16 x) {
     asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
     return y;
 }
+
+// -- Barriers among some warps of a block --------------------------------------------------------------------------------
+
+// Barrier `id` (1 to 15) of `threads` threads, whole warps: waits for them all, and sees what they wrote before.
+DEVICE void barrier_sync(uint32_t id, uint32_t threads) {
+    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// Counts as one that has come to the barrier, without waiting for the others.
+DEVICE void barrier_arrive(uint32_t id, uint32_t threads) {
+    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// -- Hints ---------------------------------------------------------------------------------------------------------------
+
+// Asks for the cache line of an address in global memory; no more than a hint.
+DEVICE void prefetch_l2(const void* address) { asm volatile("prefetch.global.L2 [%0];" ::"l"(address)); }
+
+// The same value, of which the compiler knows nothing: what is computed from it within a loop is not kept in registers
+// throughout the loop.
+DEVICE uint32_t opaque(uint32_t x) {
+    asm volatile("" : "+r"(x));
+    return x;
+}

@@ -43,8 +43,13 @@ DEVICE MergeFactors softmax_merge(Softmax& row, Softmax piece) {
     const float base = softmax_base(max);
     const MergeFactors factors = {exp2_fast(row.max - base), exp2_fast(piece.max - base)};
     row.max = max;
-    row.denominator = __fmaf_rn(piece.denominator, factors.theirs, row.denominator * factors.mine);
+    row.denominator = __fmaf_rn(piece.denominator, factors.theirs, __fmul_rn(row.denominator, factors.mine));
     return factors;
+}
+
+// An element of the merged output. Rounded alike wherever pieces meet.
+DEVICE float merge_output(float mine, float theirs, MergeFactors factors) {
+    return __fmaf_rn(theirs, factors.theirs, __fmul_rn(mine, factors.mine));
 }
 
 // What the output is multiplied by in the end. Adding zero to the product turns -0 into +0: whether a vanishing sum got its
