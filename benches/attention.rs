@@ -166,7 +166,7 @@ impl Data {
             kv.write(0, table[t / PAGE], t % PAGE, key, value);
         }
         let own_rows = if matches!(case.kind, Kind::Beams(_)) { rows } else { 1 };
-        let shape = OwnShape { layers: 1, kv_heads, head_dim, steps: STEP + 1, rows: own_rows };
+        let shape = OwnShape { layers: 1, heads, kv_heads, head_dim, steps: STEP + 1, rows: own_rows };
         let mut own = OwnKv::new(shape, dtype).expect("memory for the benchmark");
         let (own_keys, own_values) = (fill((STEP + 1) * own_rows * row, 1.0), fill((STEP + 1) * own_rows * row, 1.0));
         for s in 0..=STEP {

@@ -368,6 +368,8 @@ pub struct KvShape {
 pub struct OwnShape {
     /// Layers.
     pub layers: usize,
+    /// Query heads, a multiple of `kv_heads`: what attention over the slab and its shared segment is planned for.
+    pub heads: usize,
     /// Key/value heads.
     pub kv_heads: usize,
     /// Elements of a head.

@@ -219,8 +219,14 @@ fn load(export: &Export, device: &mut dyn Device, capacity: &Capacity) -> Result
         pages: capacity.history_pages,
         page_tokens: capacity.page_tokens,
     })?;
-    let own_shape =
-        OwnShape { layers: config.layers, kv_heads, head_dim, steps: capacity.own_steps, rows: capacity.cohort_rows };
+    let own_shape = OwnShape {
+        layers: config.layers,
+        heads: config.heads,
+        kv_heads,
+        head_dim,
+        steps: capacity.own_steps,
+        rows: capacity.cohort_rows,
+    };
     let own = (0..capacity.cohorts).map(|_| device.own_slab(own_shape)).collect::<Result<_, _>>()?;
     let widths =
         Widths { hidden: config.hidden, qkv: query_width + 2 * kv_width, query: query_width, inner: config.inner };

@@ -310,6 +310,7 @@ fn load(export: &Export, device: &mut dyn Device, capacity: &Capacity) -> Result
         .map(|_| {
             device.own_slab(OwnShape {
                 layers,
+                heads: config.heads,
                 kv_heads: config.heads,
                 head_dim: config.head_dim,
                 steps: capacity.own_steps,

@@ -12,7 +12,7 @@ use crate::schedule::engine::EngineConfig;
 use crate::schedule::host::Host;
 use crate::schedule::load::{LoadError, open_catalog};
 use crate::schedule::resolve::Bounds;
-use crate::schedule::{EngineFacts, Limits};
+use crate::schedule::EngineFacts;
 use crate::search::SearchPlan;
 
 /// What the threads own, and what is told about it.

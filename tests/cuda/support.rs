@@ -80,16 +80,6 @@ pub fn noise(seed: u64, len: usize) -> Vec<f32> {
     (0..len + 4).map(|_| next()).skip(4).collect()
 }
 
-/// A buffer of `rows x cols` that holds noise; dead rows behind `live` hold NaN, which must reach no result.
-pub fn noisy(device: &mut dyn Device, seed: u64, shape: (usize, usize, usize), dtype: Dtype) -> Tensor {
-    let (rows, live, cols) = shape;
-    let tensor = device.buffer(rows, cols, dtype).unwrap();
-    let mut values = noise(seed, rows * cols);
-    values[live * cols..].fill(f32::NAN);
-    device.write_buffer(tensor, &values).unwrap();
-    tensor
-}
-
 /// Numbers agree to within `tolerance`, absolutely; the worst one is named.
 pub fn assert_close(what: &str, actual: &[f32], expected: &[f32], tolerance: f32) {
     assert_eq!(actual.len(), expected.len(), "{what}");

@@ -15,6 +15,7 @@ use cudarc::driver::{
     PushKernelArg, result,
 };
 use cudarc::nvrtc::Ptx;
+use sidereal_ffi::params::KernelParams;
 
 use super::images::Card;
 use crate::device::{DeviceError, Queue};
@@ -42,9 +43,9 @@ pub(super) struct Shape {
 #[repr(transparent)]
 struct Parameters<P>(P);
 
-// SAFETY: `P` is one of the generated `repr(C)` structs of plain integers and floats that the kernel declares as its only
-// parameter; their sizes are compared with the images by a test.
-unsafe impl<P: Copy> DeviceRepr for Parameters<P> {}
+// SAFETY: `KernelParams` are the generated `repr(C)` structs of plain integers and floats that kernels declare as their only
+// parameter.
+unsafe impl<P: KernelParams> DeviceRepr for Parameters<P> {}
 
 /// A captured sequence of operations.
 pub(super) struct Recording(CudaGraph);
@@ -184,7 +185,12 @@ impl Driver {
     ///
     /// # Panics
     /// If the kernel is in no module's list, or wants more shared memory than it said.
-    pub(super) fn launch<P: Copy>(&self, kernel: &Kernel, shape: Shape, parameters: P) -> Result<(), DeviceError> {
+    pub(super) fn launch<P: KernelParams>(
+        &self,
+        kernel: &Kernel,
+        shape: Shape,
+        parameters: P,
+    ) -> Result<(), DeviceError> {
         if shape.grid.contains(&0) {
             return Ok(());
         }

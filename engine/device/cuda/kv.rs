@@ -68,7 +68,7 @@ pub(super) struct Slab {
 
 impl Slab {
     pub(super) fn plan(memory: &mut Memory, shape: OwnShape, compute: Dtype) -> Result<Slab, DeviceError> {
-        let OwnShape { layers, kv_heads, head_dim, steps, rows } = shape;
+        let OwnShape { layers, kv_heads, head_dim, steps, rows, .. } = shape;
         let dim = stored_dim(head_dim)?;
         let what = format!("own tokens of {layers} layers: {steps} x {rows} rows");
         let step_bytes = product(&what, &[rows, kv_heads, dim, compute.bytes()])?;

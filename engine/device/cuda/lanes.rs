@@ -229,7 +229,6 @@ pub(super) struct CohortView {
     pub(super) row_request: u64, // u32[rows]
     pub(super) ban_ends: u64,    // u32[requests][MAX_LEVELS + 1]
     pub(super) ban_nodes: u64,   // u32[]
-    pub(super) states: [StateView; 2],
 }
 
 struct CohortOffsets {
@@ -373,7 +372,6 @@ impl Cohorts {
             row_request: at(self.offsets.row_request),
             ban_ends: at(self.offsets.ban_ends),
             ban_nodes: at(self.offsets.ban_nodes),
-            states: self.states,
         }
     }
 

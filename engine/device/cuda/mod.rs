@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use half::bf16;
+use sidereal_ffi::params::KernelParams;
 
 use self::driver::{Driver, Kernel, Marker, Pinned, Timestamp, failed};
 use self::graphs::{Graphs, Key};
@@ -203,7 +204,7 @@ impl CudaDevice {
         buffer.address + (tensor.first_col * tensor.dtype.bytes()) as u64
     }
 
-    fn launch<P: Copy>(&self, kernel: &Kernel, shape: driver::Shape, parameters: P) -> Result<(), DeviceError> {
+    fn launch<P: KernelParams>(&self, kernel: &Kernel, shape: driver::Shape, parameters: P) -> Result<(), DeviceError> {
         self.driver.launch(kernel, shape, parameters)
     }
 }
@@ -265,6 +266,7 @@ impl Device for CudaDevice {
 
     fn own_slab(&mut self, shape: OwnShape) -> Result<OwnSlab, DeviceError> {
         let slab = Slab::plan(&mut self.memory, shape, self.facts.compute)?;
+        self.scratch.beam_attention.fit(&mut self.memory, &slab)?;
         Ok(OwnSlab(add(&mut self.slabs, slab)))
     }
 

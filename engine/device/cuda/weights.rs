@@ -38,7 +38,6 @@ pub(super) struct Bias {
 pub(super) struct RopeTables {
     pub(super) cos: u64, // f32[positions][half]
     pub(super) sin: u64, // f32[positions][half]
-    pub(super) positions: usize,
     pub(super) half: usize,
 }
 
@@ -47,7 +46,6 @@ pub(super) struct RopeTables {
 pub(super) struct TrieLevel {
     pub(super) codes: u64,       // u16[nodes]
     pub(super) first_child: u64, // u32[nodes above + 1]
-    pub(super) nodes: usize,
     /// Codes of the level: one more than the largest code there may be.
     pub(super) code_count: usize,
     /// Most children of one node above.
@@ -119,7 +117,6 @@ pub(super) fn rope(memory: &mut Memory, source: &RopeSource) -> Result<RopeTable
     Ok(RopeTables {
         cos: upload("RoPE cosines", cos)?,
         sin: upload("RoPE sines", sin)?,
-        positions: *positions,
         half: cos.len() / (*positions).max(1),
     })
 }
@@ -136,7 +133,6 @@ pub(super) fn trie(memory: &mut Memory, catalog: &Arc<Catalog>) -> Result<Vec<Tr
         levels.push(TrieLevel {
             codes: upload("codes", bytemuck::cast_slice(codes))?,
             first_child: upload("first children", bytemuck::cast_slice(first_child))?,
-            nodes: codes.len(),
             code_count: catalog.codes(level) as usize,
             widest: first_child.windows(2).map(|pair| (pair[1] - pair[0]) as usize).max().unwrap_or(0),
         });

@@ -1,6 +1,6 @@
 /* Attention of beam rows over a shared paged segment and their own tokens. */
 #pragma once
-#include "common.h"
+#include "params/common.h"
 
 /* A segment of n tokens is cut into splits of BEAM_SPLIT_TOKENS * ceil(n / (BEAM_SPLIT_TOKENS * BEAM_MAX_SPLITS)) tokens: at
    most BEAM_MAX_SPLITS of them, whatever the batch. */

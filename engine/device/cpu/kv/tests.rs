@@ -130,7 +130,7 @@ fn pages_match_the_naive_evaluation_and_every_isa_agrees() {
 fn own_rows_are_rotated_to_their_step_and_dead_rows_are_left_alone() {
     for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
         let (head_dim, step) = (16, 2);
-        let shape = OwnShape { layers: 2, kv_heads: 1, head_dim, steps: 3, rows: 40 };
+        let shape = OwnShape { layers: 2, heads: 1, kv_heads: 1, head_dim, steps: 3, rows: 40 };
         let mut slab = OwnKv::new(shape, Dtype::F32).unwrap();
         let (key, value) = (values(1, 40 * head_dim), values(2, 40 * head_dim));
         let (cos, sin) = (values(4, 100 * head_dim / 2), values(5, 100 * head_dim / 2));

@@ -176,7 +176,14 @@ impl Rig {
         let layers: Vec<DeviceLayer> = layers.collect();
         let level_tokens = (0..DEPTH).map(|level| (0..CODES).map(|code| token(level, code)).collect()).collect();
         let kv = KvShape { layers: LAYERS, kv_heads: KV_HEADS, head_dim: DIM, pages: 20, page_tokens: PAGE };
-        let slab = OwnShape { layers: LAYERS, kv_heads: KV_HEADS, head_dim: DIM, steps: DEPTH - 1, rows: BEAM_ROWS };
+        let slab = OwnShape {
+            layers: LAYERS,
+            heads: HEADS,
+            kv_heads: KV_HEADS,
+            head_dim: DIM,
+            steps: DEPTH - 1,
+            rows: BEAM_ROWS,
+        };
         let sids = (0..CODES.pow(DEPTH as u32) as u32).map(|leaf| codes(leaf).map(|code| code as u16).to_vec());
         let catalog = trie_of(&[CODES as u16; DEPTH], &sids.collect()).catalog;
         d.plan_slots(slot_plan(4)).unwrap();

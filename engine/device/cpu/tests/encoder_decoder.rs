@@ -246,7 +246,7 @@ impl Rig {
         let d = &mut device;
         let layers = net.decoder.len();
         let kv = |pages, page_tokens| KvShape { layers, kv_heads: HEADS, head_dim: DIM, pages, page_tokens };
-        let slab = OwnShape { layers, kv_heads: HEADS, head_dim: DIM, steps: DEPTH, rows: ROWS };
+        let slab = OwnShape { layers, heads: HEADS, kv_heads: HEADS, head_dim: DIM, steps: DEPTH, rows: ROWS };
         let level_tokens = (0..DEPTH).map(|level| (0..CODES).map(|code| token(level, code)).collect()).collect();
         let sids = (0..CODES.pow(DEPTH as u32) as u32).map(|leaf| codes(leaf).map(|code| code as u16).to_vec());
         let catalog = trie_of(&[CODES as u16; DEPTH], &sids.collect()).catalog;

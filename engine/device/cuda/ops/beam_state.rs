@@ -1,8 +1,9 @@
 //! Steps of the beam state that choose no children: the reset of a cohort, and forced tokens.
 
+use sidereal_ffi::params::{BeginParams, ForceParams};
+
 use super::super::CudaDevice;
 use super::super::driver::{Kernel, Shape};
-use super::params::{BeginParams, ForceParams};
 use crate::device::{CohortLane, DeviceError, ForceArgs, Queue};
 
 const BEGIN: Kernel = Kernel { module: "beam_state", name: "begin_cohort", dynamic_shared: 0 };

@@ -1,8 +1,9 @@
 //! Copies between compact rows and slots.
 
+use sidereal_ffi::params::{CopyParams, RowList};
+
 use super::super::driver::{Kernel, Shape};
 use super::super::{CudaDevice, RowSet};
-use super::params::{CopyParams, RowList};
 use crate::device::{CohortLane, DeviceError, Rows, Tensor, TokenLane};
 
 const COPY: Kernel = Kernel { module: "copy_rows", name: "copy_rows", dynamic_shared: 0 };

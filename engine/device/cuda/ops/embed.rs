@@ -1,8 +1,9 @@
 //! The embedding gather.
 
+use sidereal_ffi::params::EmbedParams;
+
 use super::super::CudaDevice;
 use super::super::driver::{Kernel, Shape};
-use super::params::EmbedParams;
 use crate::device::{DeviceError, Embedding, Rows, Tensor};
 use crate::export::WeightDtype;
 

@@ -1,9 +1,10 @@
 //! One level of the search: `expand_scan` looks at every child, `expand_finish` keeps the best and writes the next beams.
 
+use sidereal_ffi::params::ExpandParams;
+
 use super::super::CudaDevice;
 use super::super::driver::{Kernel, Shape};
 use super::super::memory::{Memory, Purpose};
-use super::params::ExpandParams;
 use crate::device::{CohortPlan, DeviceError, ExpandArgs, Queue};
 
 const SCAN: Kernel = Kernel { module: "expand_select", name: "expand_scan", dynamic_shared: 0 };

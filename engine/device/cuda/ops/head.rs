@@ -7,9 +7,11 @@
 //! A row's 64-column partials lie in scratch between the two kernels: at 1,024 rows and 176,000 tokens 22 MB, where the logits
 //! would take 720 MB.
 
+use sidereal_ffi::params::{HeadMergeParams, HeadParams};
+
 use std::ops::Range;
 
-use super::product::{Packed, Product, Tile};
+use super::product::{Packed, Tile};
 use crate::device::cuda::CudaDevice;
 use crate::device::cuda::driver::{Kernel, Shape};
 use crate::device::cuda::memory::{Memory, Purpose};
@@ -30,33 +32,6 @@ const MERGE_THREADS: u32 = 128;
 pub(super) fn kernels(compute: Dtype) -> Vec<Kernel> {
     let tiles: &[Tile] = if compute == Dtype::F32 { &F32 } else { &BF16 };
     tiles.iter().map(|tile| tile.kernel).chain([MERGE]).collect()
-}
-
-/// `HeadParams` of `kernels/include/params/head.h`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-struct HeadParams {
-    product: Product,
-    counted: u64,
-    logits: u64,
-    partials: u64,
-    logits_stride: u32,
-    first_wanted: u32,
-    end_wanted: u32,
-    partial_count: u32,
-    aligned: u32,
-    reserved: u32,
-}
-
-/// `HeadMergeParams` there.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-struct HeadMergeParams {
-    partials: u64,
-    lognorm: u64,
-    live: u64,
-    lognorm_stride: u32,
-    partial_count: u32,
 }
 
 /// Columns of a partial; `HEAD_PARTIAL_COLUMNS` there.

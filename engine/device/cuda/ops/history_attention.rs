@@ -1,9 +1,11 @@
 //! Attention of token rows over a paged segment: one block a query tile and head.
 
+use sidereal_ffi::params::HistoryAttentionParams;
+
 use super::super::CudaDevice;
 use super::super::driver::{Kernel, Shape};
 use super::super::lanes::QUERY_TILE_ROWS;
-use super::params::{HistoryAttentionParams, PagedKeys};
+use super::params::paged_keys;
 use crate::device::{DeviceError, Dtype, HistoryAttentionArgs, Mask, Rows};
 
 /// Threads of a block.
@@ -87,7 +89,7 @@ impl CudaDevice {
             tiles,
             tile_count,
             bias: bias.map_or(0, |bias| bias.address),
-            kv: PagedKeys::new(pool, args.layer, self.slots().table(args.segment)),
+            kv: paged_keys(pool, args.layer, self.slots().table(args.segment)),
             query_stride: args.query.stride as u32,
             out_stride: args.out.stride as u32,
             heads: heads as u32,

@@ -1,6 +1,8 @@
 //! The matrix product with a packed weight (`kernels/linear.cu`).
 
-use super::product::{Packed, Product, Tile};
+use sidereal_ffi::params::LinearParams;
+
+use super::product::{Packed, Tile};
 use crate::device::cuda::CudaDevice;
 use crate::device::cuda::driver::Kernel;
 use crate::device::cuda::memory::Memory;
@@ -23,20 +25,6 @@ const F32: [Tile; 1] = [Tile::f32("linear", "linear_f32")];
 pub(super) fn kernels(compute: Dtype) -> Vec<Kernel> {
     let tiles: &[Tile] = if compute == Dtype::F32 { &F32 } else { &BF16 };
     tiles.iter().map(|tile| tile.kernel).collect()
-}
-
-/// `LinearParams` of `kernels/include/params/linear.h`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-struct LinearParams {
-    product: Product,
-    out: u64,
-    out_stride: u32,
-    columns: u32,
-    out_dtype: u32,
-    combine: u32,
-    activation: u32,
-    aligned: u32,
 }
 
 /// Stacks, packs and uploads the parts of a weight.

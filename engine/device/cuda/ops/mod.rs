@@ -3,6 +3,7 @@
 //! A launcher checks handles and shapes (a wrong one is a bug in a model file and panics with the operation's name) and
 //! enqueues; it computes nothing and waits for nothing.
 
+mod beam_attention;
 mod beam_state;
 mod copy_rows;
 mod embed;
@@ -12,19 +13,20 @@ mod history_attention;
 pub(super) mod linear;
 mod norm;
 mod params;
-mod pending;
 mod product;
 mod write_kv;
 
 use std::path::Path;
 
 use super::driver::{Driver, Kernel};
-use super::{images, load};
+use super::images;
+use super::load::Loader;
 use crate::device::{DeviceError, Dtype};
 
 /// Memory between an operation's kernels, planned with the lanes and weights that decide its size.
 #[derive(Default)]
 pub(super) struct Scratch {
+    pub(super) beam_attention: beam_attention::Scratch,
     expand: expand_select::Scratch,
     head: head::Scratch,
 }
@@ -32,7 +34,8 @@ pub(super) struct Scratch {
 /// Every operation's kernels for a compute type.
 fn kernels(compute: Dtype) -> Vec<Kernel> {
     [
-        &beam_state::KERNELS[..],
+        &beam_attention::kernels(compute)[..],
+        &beam_state::KERNELS,
         &copy_rows::KERNELS,
         &embed::KERNELS,
         &expand_select::KERNELS,
@@ -47,14 +50,14 @@ fn kernels(compute: Dtype) -> Vec<Kernel> {
 
 /// Loads the modules that hold the kernels for `compute`, each once.
 pub(super) fn load_kernels(driver: &mut Driver, compute: Dtype, cache: &Path) -> Result<(), DeviceError> {
+    let loader = Loader::new(driver.facts().card, cache.to_owned());
     let mut kernels = kernels(compute);
     kernels.sort_by_key(|kernel| kernel.module);
     for kernels in kernels.chunk_by(|a, b| a.module == b.module) {
         let name = kernels[0].module;
         let module = images::module(name).unwrap_or_else(|| panic!("no file kernels/{name}.cu"));
-        let card = driver.facts().card;
-        let loaded = load::load(module, card, cache, |image| driver.load(image))
-            .map_err(|error| DeviceError::Unavailable(error.to_string()))?;
+        let loaded = loader.load(module, |image| driver.load(&image.bytes));
+        let loaded = loaded.map_err(|error| DeviceError::Unavailable(error.to_string()))?;
         for kernel in kernels {
             driver.add_kernel(&loaded, kernel)?;
         }

@@ -1,8 +1,9 @@
 //! RMS norm.
 
+use sidereal_ffi::params::NormParams;
+
 use super::super::CudaDevice;
 use super::super::driver::{Kernel, Shape};
-use super::params::NormParams;
 use crate::device::{DeviceError, Dtype, NormArgs};
 
 const F32: Kernel = Kernel { module: "norm", name: "norm_f32", dynamic_shared: 0 };

@@ -2,24 +2,13 @@
 //!
 //! Every tile gives the same bits (`gemm_bf16.cuh` says why), so the choice may follow the number of rows.
 
+use sidereal_ffi::params::Product;
+
 use crate::device::cuda::driver::{Kernel, Shape};
 use crate::device::cuda::memory::{Memory, Purpose};
 use crate::device::cuda::pack::{GROUP, Packing};
 use crate::device::cuda::{CudaDevice, RowSet};
 use crate::device::{DeviceError, Dtype, Tensor};
-
-/// `Product` of `kernels/include/params/gemm.h`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Product {
-    pub(super) x: u64,
-    pub(super) weight: u64,
-    pub(super) live: u64,
-    pub(super) x_stride: u32,
-    pub(super) k: u32,
-    pub(super) k_padded: u32,
-    pub(super) groups: u32,
-}
 
 /// A packed weight on the card.
 #[derive(Clone, Copy, Debug)]

@@ -1,9 +1,11 @@
 //! Norm, rotation and scale of queries and keys, and the write of keys and values: some lanes of a warp for each head of a row.
 
+use sidereal_ffi::params::{PagedKeys, WriteKvParams};
+
 use super::super::CudaDevice;
 use super::super::driver::{Kernel, Shape};
 use super::super::weights::{RopeTables, VectorOnCard};
-use super::params::{PagedKeys, WriteKvParams};
+use super::params::paged_keys;
 use crate::device::{DeviceError, Dtype, KvTarget, Rows, Segment, WriteKvArgs};
 
 /// Threads of a block.
@@ -40,7 +42,7 @@ impl CudaDevice {
                 let pool = &self.pools[pool.0 as usize];
                 let view = self.token_lane_of(lane).view();
                 Destination {
-                    kv: PagedKeys::new(pool, layer, self.slots().table(segment)),
+                    kv: paged_keys(pool, layer, self.slots().table(segment)),
                     head_dim: pool.shape.head_dim,
                     row_slot: view.row_slot,
                     row_position: view.row_position,

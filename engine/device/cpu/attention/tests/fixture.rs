@@ -374,7 +374,7 @@ impl Own {
         let Heads { kv_heads, head_dim, .. } = heads;
         let rows: usize = requests.iter().map(|request| request.0).sum();
         let (layer, max_steps, columns) = (1, step + 2, kv_heads * head_dim);
-        let shape = OwnShape { layers: 2, kv_heads, head_dim, steps: max_steps, rows };
+        let shape = OwnShape { layers: 2, heads: kv_heads, kv_heads, head_dim, steps: max_steps, rows };
         let mut kv = OwnKv::new(shape, dtype).expect("a small slab");
         let mut tokens = Vec::new();
         for s in 0..max_steps {
