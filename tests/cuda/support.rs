@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use sidereal::device::cpu::{CpuDevice, Isa};
 use sidereal::device::cuda::CudaDevice;
-use sidereal::device::{CohortPlan, Device, Dtype, SlotPlan, Tensor};
+use sidereal::device::{CohortPlan, Dtype, SlotPlan};
 
 /// Whether the tests run on the stand-in driver.
 pub fn is_emulated() -> bool {
@@ -31,16 +31,11 @@ pub fn driver() {
     }
 }
 
-/// `target/<profile>/libcuda.so`, beside the folder of this test's binary.
+/// `libcuda.so` beside this test's binary, where cargo puts a library that a test depends on.
 pub fn stand_in() -> PathBuf {
     let test = std::env::current_exe().unwrap();
-    let profile = test.ancestors().nth(2).unwrap();
-    let path = profile.join("libcuda.so");
-    assert!(
-        path.exists(),
-        "{} is missing: `cargo build -p gpu-emulator-driver` makes it (cargo test --workspace does so by itself)",
-        path.display()
-    );
+    let path = test.with_file_name("libcuda.so");
+    assert!(path.exists(), "{} is missing: cargo builds it with the tests", path.display());
     path
 }
 

@@ -178,7 +178,10 @@ fn floats() {
     each("rcp.rn.f32 %d, %a;", |a, _, _| bits(1.0 / f(a)));
     each("neg.f32 %d, %a;", |a, _, _| a ^ 0x8000_0000);
     each("abs.f32 %d, %a;", |a, _, _| a & 0x7fff_ffff);
-    each("add.sat.f32 %d, %a, %b;", |a, b, _| bits((f(a) + f(b)).max(0.0).min(1.0)) & 0x7fff_ffff);
+    each("add.sat.f32 %d, %a, %b;", |a, b, _| {
+        let sum = f(a) + f(b);
+        if sum > 0.0 { bits(sum.min(1.0)) } else { 0 }
+    });
     // Without .NaN the number wins, with it the NaN; -0 is below +0.
     let total = |x: f32, y: f32| if x == y { x.is_sign_negative() } else { x < y };
     each("max.f32 %d, %a, %b;", |a, b, _| match (f(a).is_nan(), f(b).is_nan()) {
@@ -205,7 +208,9 @@ fn floats() {
     });
     let zeroed = |x: u32| if x & 0x7f80_0000 == 0 { x & 0x8000_0000 } else { x };
     each("mul.ftz.f32 %d, %a, %b;", |a, b, _| zeroed(bits(f(zeroed(a)) * f(zeroed(b)))));
-    each("setp.ltu.f32 %p0, %a, %b; selp.b32 %d, 1, 0, %p0;", |a, b, _| u32::from(!(f(a) >= f(b))));
+    each("setp.ltu.f32 %p0, %a, %b; selp.b32 %d, 1, 0, %p0;", |a, b, _| {
+        u32::from(f(a) < f(b) || f(a).is_nan() || f(b).is_nan())
+    });
     each("setp.ne.f32 %p0, %a, %b; selp.b32 %d, 1, 0, %p0;", |a, b, _| u32::from(f(a) < f(b) || f(a) > f(b)));
     each("setp.neu.f32 %p0, %a, %b; selp.b32 %d, 1, 0, %p0;", |a, b, _| u32::from(f(a) != f(b)));
     each("ex2.approx.ftz.f32 %d, 0f40400000;", |_, _, _| 8f32.to_bits());

@@ -100,8 +100,9 @@ impl Session<'_> {
 
     /// `cuEventQuery`.
     pub fn query_event(&mut self, handle: Handle) -> Outcome<()> {
+        let place = self.place_of(handle)?;
         self.refuse_unsafe_call()?;
-        let Some(place) = self.place_of(handle)? else { return Ok(()) };
+        let Some(place) = place else { return Ok(()) };
         let event = find_mut(&mut self.context.events, handle)?;
         event.polls += 1;
         let polls = event.polls;

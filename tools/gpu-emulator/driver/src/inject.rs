@@ -35,6 +35,13 @@ const KINDS: [(&str, Kind); 7] = [
     ("sync", Kind::Sync),
 ];
 
+impl Kind {
+    /// The kind's name in a plan.
+    pub fn name(self) -> &'static str {
+        KINDS[self as usize].0
+    }
+}
+
 /// When an injected error appears.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timing {

@@ -142,6 +142,7 @@ impl Session<'_> {
         }
         self.run_to(self.tail(stream))?;
         let data = self.read_device(from, to.bytes())?;
+        self.process.statistics.count_bytes("device to host", data.len());
         to.write(&data);
         Ok(())
     }

@@ -51,7 +51,7 @@ impl Session<'_> {
         let Some((number, timing)) = self.process.plan.count(kind) else { return Ok(work) };
         let copies = matches!(kind, Kind::HostToDevice | Kind::DeviceToHost);
         let error = if copies { CudaError::IllegalAddress } else { CudaError::LaunchFailed };
-        let what = format!("injected fault: {kind:?} call {number} of this process");
+        let what = format!("injected fault: {} {number} of this process", kind.name());
         match timing {
             Timing::WhenRun => Ok(Work::Spoiled(Spoiled { error, what: what.into() })),
             Timing::AtCall => Err(self.fail(error, &what)),
@@ -62,7 +62,7 @@ impl Session<'_> {
     pub fn count_wait(&mut self) -> Outcome<()> {
         match self.process.plan.count(Kind::Sync) {
             Some((number, _)) => {
-                Err(self.fail(CudaError::LaunchFailed, &format!("injected fault: wait {number} of this process")))
+                Err(self.fail(CudaError::LaunchFailed, &format!("injected fault: sync {number} of this process")))
             }
             None => Ok(()),
         }

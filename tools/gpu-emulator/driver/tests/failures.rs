@@ -129,7 +129,7 @@ fn faults_come_on_demand() {
         }
     });
     if let Some(output) = output {
-        assert!(stderr(&output).contains("injected fault: Launch call 3"), "{}", stderr(&output));
+        assert!(stderr(&output).contains("injected fault: launch 3 of this process"), "{}", stderr(&output));
     }
 }
 
@@ -162,5 +162,6 @@ fn the_summary_names_kernels_and_copies() {
         |wanted: &str| told.lines().find(|line| line.contains(wanted)).unwrap_or_else(|| panic!("{told}")).to_owned();
     assert!(line("scale").contains("1 launches"), "{told}");
     assert!(line("host to device").contains("128 bytes"), "{told}");
+    assert!(line("device to host").contains("128 bytes"), "{told}");
     assert!(line("calls  sync").trim().starts_with('1'), "{told}");
 }

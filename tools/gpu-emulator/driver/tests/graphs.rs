@@ -67,18 +67,22 @@ fn waiting_spoils_a_capture() {
     let event = device.context.new_event(None).unwrap();
     let refused = Some(Code::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
     // SAFETY: handles live; the calls are refused.
-    let calls: [(&str, Option<Code>, Call<'_>); 5] = [
+    let calls: [(&str, Option<Code>, Call<'_>); 6] = [
         ("stream", refused, &|| code(stream.synchronize())),
         ("query", refused, &|| code(unsafe { sys::cuStreamQuery(stream.cu_stream()) }.result())),
         ("context", refused, &|| code(device.context.synchronize())),
         ("pageable copy", refused, &|| code(stream.clone_dtoh(&values))),
+        ("event query", Some(Code::CUDA_ERROR_CAPTURED_EVENT), &|| {
+            event.record(&stream).unwrap();
+            code(event.try_is_complete())
+        }),
         ("event", Some(Code::CUDA_ERROR_CAPTURED_EVENT), &|| {
             event.record(&stream).unwrap();
             code(event.synchronize())
         }),
     ];
     for (name, expected, call) in calls {
-        stream.begin_capture(RELAXED).unwrap();
+        stream.begin_capture(THREAD_LOCAL).unwrap();
         assert_eq!(call(), expected, "{name}");
         assert_eq!(stream.capture_status().unwrap(), Status::CU_STREAM_CAPTURE_STATUS_INVALIDATED, "{name}");
         let more = event.record(&stream);

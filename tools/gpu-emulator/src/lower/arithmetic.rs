@@ -48,7 +48,7 @@ impl Lowerer<'_> {
                 self.typed(alu, operands, &[ty, ty, ty, Type::Pred])
             }
             "slct" => {
-                let (ty, by) = (form.types[0], form.ty()?);
+                let &[ty, by] = form.types.as_slice() else { return Err("slct wants two types".into()) };
                 if ty.bytes() == 8 {
                     return Err("slct of 64-bit values is not implemented".into());
                 }
@@ -259,7 +259,7 @@ impl Lowerer<'_> {
             sources.push(self.predicate(self.at(operands, 3)?)?);
         }
         if form.name == "set" {
-            let to = form.types[0];
+            let to = form.types.first().copied().unwrap_or(ty);
             let alu = Alu::CompareTo { compare, operands: kind, combine, float: to == Type::F32 };
             let destination = self.destination(self.at(operands, 0)?, class_of(to))?;
             self.emit(Op::Alu(alu), &[destination], &sources);

@@ -120,6 +120,9 @@ impl Lowerer<'_> {
         let (base, offset) = self.base_of(self.at(operands, 1)?)?;
         let space = form.modifiers.iter().find_map(|m| space_of(m)).unwrap_or(Space::Generic);
         let count = destinations.len() as u8;
+        if !matches!(destinations.len(), 1 | 2 | 4) {
+            return Err("ldmatrix wants 1, 2 or 4 registers".into());
+        }
         let op = Collective::LoadMatrix { count, transposed: form.has("trans"), space, offset };
         self.emit(Op::Collective(op), &destinations, &[base]);
         Ok(())

@@ -6,6 +6,8 @@ use crate::ptx::ast::{Operand, Type};
 
 /// Calls deeper than this are refused: inlining would not end for a recursive function.
 const CALL_DEPTH: usize = 32;
+/// A kernel of more operations than this is refused: calls of calls multiply.
+const MAX_OPERATIONS: usize = 1 << 20;
 
 impl Lowerer<'_> {
     pub(super) fn control(&mut self, form: &Form<'_>, operands: &[Operand]) -> Result<bool, Reason> {
@@ -66,6 +68,9 @@ impl Lowerer<'_> {
         };
         if self.calls.len() > CALL_DEPTH || self.calls.iter().any(|(caller, _)| caller == name) {
             return Err(format!("the function '{name}' calls itself, which is not implemented"));
+        }
+        if self.code.instrs.len() > MAX_OPERATIONS {
+            return Err(format!("with the body of '{name}' the kernel has too many operations"));
         }
         let mut scope = Scope::new();
         let formal = function.returns.iter().chain(&function.params);

@@ -38,11 +38,14 @@ impl Lowerer<'_> {
     }
 
     fn access(&self, form: &Form<'_>, ty: Type, parts: usize) -> Result<Access, Reason> {
+        if !matches!(parts, 1 | 2 | 4) || ty.bytes() > 8 || ty == Type::Pred {
+            return Err(format!("{parts} elements of {ty:?} are not implemented"));
+        }
         Ok(Access {
             space: form.modifiers.iter().find_map(|m| space_of(m)).unwrap_or(Space::Generic),
             offset: 0,
             element_bytes: ty.bytes() as u8,
-            count: u8::try_from(parts).map_err(|_| "too many elements")?,
+            count: parts as u8,
             signed: ty.is_signed(),
             atomic: ["volatile", "relaxed", "acquire", "release"].iter().any(|m| form.has(m)),
         })

@@ -4,7 +4,7 @@
 //! the fault names the right one.
 
 use super::registers::{Doubles, LANES, lanes};
-use super::shared::{Trouble, Visit};
+use super::shared::{LaneWords, Trouble, Visit};
 use super::warp::Warp;
 use super::{Context, Stop};
 use crate::fault::{Action, Fault, Limits, Memory, OtherBlock, OtherLane};
@@ -253,8 +253,9 @@ impl Warp {
         let touch = Touch { lane: 0, address: 0, bytes: access.bytes(), action: Action::Read, atomic: access.atomic };
         Self::by_space(access.space, &mut addresses, mask, |space, addresses, part| match space {
             Space::Shared => {
+                self.touch_shared_lanes(touch, addresses, part, context)?;
                 for lane in lanes(part) {
-                    let at = context.touch_shared(self.index, Touch { lane, address: addresses[lane], ..touch })?;
+                    let at = addresses[lane] as usize;
                     self.take(access, &o[..count], lane, &context.shared.data[at..at + touch.bytes]);
                 }
                 Ok(())
@@ -282,6 +283,36 @@ impl Warp {
                 }
             }),
         })
+    }
+
+    /// Checks shared lanes, all at once if they access whole words inside the memory.
+    #[inline(always)]
+    fn touch_shared_lanes(
+        &self,
+        touch: Touch,
+        addresses: &Doubles,
+        part: u32,
+        context: &mut Context<'_>,
+    ) -> Result<(), Stop> {
+        let last = (context.shared.data.len() as u64).checked_sub(touch.bytes as u64);
+        let (mut any, mut highest) = (0, 0);
+        for lane in lanes(part) {
+            any |= addresses[lane];
+            highest = highest.max(addresses[lane]);
+        }
+        let aligned = (touch.bytes | any as usize) & 3 == 0 && any & (touch.bytes as u64 - 1) == 0;
+        if !aligned || last.is_none_or(|last| highest > last) {
+            return lanes(part).try_for_each(|lane| {
+                context.touch_shared(self.index, Touch { lane, address: addresses[lane], ..touch }).map(|_| ())
+            });
+        }
+        let words = touch.bytes / 4;
+        let access = LaneWords { addresses, words, lanes: part, warp: self.index, atomic: touch.atomic };
+        let found = match touch.action {
+            Action::Read => context.shared.read_lanes(&access),
+            Action::Write | Action::Atomic => context.shared.write_lanes(&access),
+        };
+        found.map_err(|(lane, trouble)| shared_trouble(Touch { lane, address: addresses[lane], ..touch }, trouble))
     }
 
     /// Checks global lanes run by run and gives `f` the bytes of each.
@@ -364,8 +395,9 @@ impl Warp {
         let touch = Touch { lane: 0, address: 0, bytes: access.bytes(), action: Action::Write, atomic: access.atomic };
         Self::by_space(access.space, &mut addresses, mask, |space, addresses, part| match space {
             Space::Shared => {
+                self.touch_shared_lanes(touch, addresses, part, context)?;
                 for lane in lanes(part) {
-                    let at = context.touch_shared(self.index, Touch { lane, address: addresses[lane], ..touch })?;
+                    let at = addresses[lane] as usize;
                     self.give(access, &o[1..], lane, &mut context.shared.data[at..at + touch.bytes]);
                 }
                 Ok(())
@@ -440,13 +472,16 @@ fn param_bytes(touch: Touch, params: &[u8]) -> Result<&[u8], Stop> {
 /// One element of a load, extended as its type says.
 #[inline(always)]
 fn value(bytes: &[u8], access: &Access) -> u64 {
+    fn first<const N: usize>(bytes: &[u8]) -> [u8; N] {
+        bytes.first_chunk().copied().unwrap_or([0; N])
+    }
     match (access.element_bytes, access.signed) {
+        (4, false) => u64::from(u32::from_le_bytes(first(bytes))),
+        (4, true) => i32::from_le_bytes(first(bytes)) as u64,
+        (2, false) => u64::from(u16::from_le_bytes(first(bytes))),
+        (2, true) => i16::from_le_bytes(first(bytes)) as u64,
         (1, false) => u64::from(bytes[0]),
         (1, true) => bytes[0] as i8 as u64,
-        (2, false) => u64::from(u16::from_le_bytes([bytes[0], bytes[1]])),
-        (2, true) => i16::from_le_bytes([bytes[0], bytes[1]]) as u64,
-        (4, false) => u64::from(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])),
-        (4, true) => i32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as u64,
-        _ => u64::from_le_bytes(std::array::from_fn(|i| bytes[i])),
+        _ => u64::from_le_bytes(first(bytes)),
     }
 }

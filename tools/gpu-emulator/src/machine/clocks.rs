@@ -34,6 +34,12 @@ impl Clocks {
         self.0[warp].epoch
     }
 
+    /// What barriers have told a warp.
+    #[inline(always)]
+    pub(crate) fn knows(&self, warp: usize) -> &Knowledge {
+        &self.0[warp].knows
+    }
+
     /// Whether an access by (`warp`, `lane`) at `epoch` came before what (`by`, `by_lane`) does now. `lane` none: several.
     #[inline(always)]
     pub(crate) fn ordered(&self, access: (usize, Option<usize>, u32), by: (usize, usize)) -> bool {

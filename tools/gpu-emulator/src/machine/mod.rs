@@ -6,6 +6,7 @@
 mod access;
 mod alu;
 mod alu_bits;
+mod alu_int;
 mod atomic;
 mod block;
 mod clocks;
@@ -32,6 +33,7 @@ const MAX_THREADS: u64 = 1024;
 const MAX_BLOCK: [u32; 3] = [1024, 1024, 64];
 const MAX_GRID: [u32; 3] = [i32::MAX as u32, 65_535, 65_535];
 const MAX_SHARED_BYTES: usize = 163 * 1024;
+const MAX_LOCAL_BYTES: usize = 512 * 1024;
 
 /// Shape of a launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +115,9 @@ fn check(kernel: &Kernel, config: &LaunchConfig, params: &[u8]) -> Result<usize,
     };
     if shared > MAX_SHARED_BYTES {
         return refuse(format!("{shared} bytes of shared memory; a block has {MAX_SHARED_BYTES}"));
+    }
+    if kernel.code.local_bytes > MAX_LOCAL_BYTES {
+        return refuse(format!("{} bytes of local memory; a thread has {MAX_LOCAL_BYTES}", kernel.code.local_bytes));
     }
     if kernel.needs_globals() && kernel.globals.is_empty() {
         return refuse("it uses module variables, and its module was not loaded".to_string());

@@ -6,7 +6,7 @@
 //! record of other bytes of the same word, the older bytes are forgotten: a race of sub-word accesses can be missed there, never
 //! invented.
 
-use super::clocks::{Clocks, MAX_EPOCH};
+use super::clocks::{Clocks, Knowledge, MAX_EPOCH};
 use crate::fault::Action;
 use crate::memory::POISON;
 use std::ops::Range;
@@ -64,6 +64,21 @@ pub(crate) struct Shared {
     by_warp: Vec<Record>,
     warps: usize,
     pub clocks: Clocks,
+}
+
+/// Whole words that lanes access: `words` from each lane's address on.
+pub(crate) struct LaneWords<'a> {
+    pub addresses: &'a [u64; 32],
+    pub words: usize,
+    pub lanes: u32,
+    pub warp: usize,
+    pub atomic: bool,
+}
+
+/// Whether one warp's reads came before by barriers alone, whatever the lanes.
+#[inline(always)]
+fn past(knows: &Knowledge, reads: Reads) -> bool {
+    reads.warps.is_power_of_two() && reads.record >> EPOCH_SHIFT <= knows[warp_of(reads.record)]
 }
 
 #[inline(always)]
@@ -176,6 +191,66 @@ impl Shared {
             self.words[word].reads = step.1;
             if step.1.record == BY_WARP {
                 self.note_by_warp(word, mine, visit);
+            }
+        }
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn read_rest(&mut self, words: Range<usize>, visit: Visit) -> Result<(), Trouble> {
+        self.read_words(words, WHOLE, visit)
+    }
+
+    #[inline(never)]
+    fn write_rest(&mut self, words: Range<usize>, visit: Visit) -> Result<(), Trouble> {
+        self.write_words(words, WHOLE, visit)
+    }
+
+    /// Reads of whole words by many lanes, all inside the memory; the lane to blame if one is at fault.
+    #[inline(always)]
+    pub(crate) fn read_lanes(&mut self, access: &LaneWords<'_>) -> Result<(), (usize, Trouble)> {
+        let knows = *self.clocks.knows(access.warp);
+        let first = Visit { warp: access.warp, lane: 0, atomic: access.atomic };
+        let base = self.record(first, WHOLE);
+        for lane in super::registers::lanes(access.lanes) {
+            let alone = Reads { record: base | (lane as u32) << LANE_SHIFT, warps: 1 << access.warp };
+            let at = access.addresses[lane] as usize / 4;
+            let states = &self.state[at..at + access.words];
+            for (word, (entry, state)) in (at..).zip(self.words[at..at + access.words].iter_mut().zip(states)) {
+                let Word { write, reads } = *entry;
+                let replaces = reads == Reads::default() || reads == alone || past(&knows, reads);
+                if *state == WHOLE as u8 && write >> EPOCH_SHIFT <= knows[warp_of(write)] && replaces {
+                    entry.reads = alone;
+                } else {
+                    // From here on the lane's words take the longer way.
+                    self.read_rest(word..at + access.words, Visit { lane, ..first }).map_err(|t| (lane, t))?;
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`Self::read_lanes`], for writes.
+    #[inline(always)]
+    pub(crate) fn write_lanes(&mut self, access: &LaneWords<'_>) -> Result<(), (usize, Trouble)> {
+        let knows = *self.clocks.knows(access.warp);
+        let first = Visit { warp: access.warp, lane: 0, atomic: access.atomic };
+        let base = self.record(first, WHOLE) | if access.atomic { FLAG } else { 0 };
+        for lane in super::registers::lanes(access.lanes) {
+            let mine = Word { write: base | (lane as u32) << LANE_SHIFT, reads: Reads::default() };
+            let at = access.addresses[lane] as usize / 4;
+            let states = &mut self.state[at..at + access.words];
+            for (word, (entry, state)) in (at..).zip(self.words[at..at + access.words].iter_mut().zip(states)) {
+                let Word { write, reads } = *entry;
+                let free = reads == Reads::default() || past(&knows, reads);
+                if *state & IN_FLIGHT == 0 && write >> EPOCH_SHIFT <= knows[warp_of(write)] && free {
+                    *entry = mine;
+                    *state = WHOLE as u8;
+                } else {
+                    self.write_rest(word..at + access.words, Visit { lane, ..first }).map_err(|t| (lane, t))?;
+                    break;
+                }
             }
         }
         Ok(())

@@ -18,9 +18,8 @@ impl Bitmap {
         self.0[at / 64] >> (at % 64) & 1 == 1
     }
 
-    pub(crate) fn put(&mut self, at: usize, on: bool) {
-        let (word, bit) = (&mut self.0[at / 64], 1 << (at % 64));
-        *word = if on { *word | bit } else { *word & !bit };
+    pub(crate) fn reset(&mut self, at: usize) {
+        self.0[at / 64] &= !(1 << (at % 64));
     }
 
     /// Sets a range.

@@ -213,11 +213,15 @@ impl GlobalMemory {
         let (source, from) = self.range(from, bytes)?;
         let (target, to) = self.range(to, bytes)?;
         let data = self.allocations[source].data[from.clone()].to_vec();
-        let marks: Vec<bool> = from.map(|at| self.allocations[source].written.get(at)).collect();
+        let marks = &self.allocations[source].written;
+        let unwritten: Vec<usize> = if marks.all(from.clone()) {
+            Vec::new()
+        } else {
+            from.clone().filter(|&at| !marks.get(at)).map(|at| at - from.start + to.start).collect()
+        };
         let target = &mut self.allocations[target];
-        for (at, mark) in to.clone().zip(marks) {
-            target.written.put(at, mark);
-        }
+        target.written.set(to.clone());
+        unwritten.into_iter().for_each(|at| target.written.reset(at));
         target.data[to].copy_from_slice(&data);
         Ok(())
     }

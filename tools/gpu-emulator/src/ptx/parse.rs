@@ -12,7 +12,7 @@ type Result<T> = std::result::Result<T, ParseError>;
 
 /// Parses a PTX file.
 pub(crate) fn parse(text: &str) -> Result<Unit> {
-    let mut parser = Parser { tokens: tokens(text)?, at: 0, source: SourceLine::default() };
+    let mut parser = Parser { tokens: tokens(text)?, at: 0, source: SourceLine::default(), depth: 0, registers: 0 };
     let mut unit = Unit::default();
     while parser.at < parser.tokens.len() {
         parser.top_level(&mut unit)?;
@@ -24,7 +24,16 @@ struct Parser<'a> {
     tokens: Vec<Located<'a>>,
     at: usize,
     source: SourceLine,
+    /// How deep operands or initialisers are nested here.
+    depth: usize,
+    /// Registers declared in the file so far.
+    registers: usize,
 }
+
+/// Operands nest twice at most in PTX, initialisers of arrays a little deeper.
+const MAX_DEPTH: usize = 16;
+/// Registers a file may declare.
+const MAX_REGISTERS: usize = 1 << 22;
 
 /// What stands between the linking directives and the name of a variable.
 struct Qualifiers {
@@ -263,10 +272,12 @@ impl<'a> Parser<'a> {
 
     fn initial(&mut self, element: Type, data: &mut Vec<u8>) -> Result<()> {
         if self.take('{') {
+            self.deeper()?;
             while !self.take('}') {
                 self.initial(element, data)?;
                 self.take(',');
             }
+            self.depth -= 1;
             return Ok(());
         }
         let negative = self.take('-');
@@ -378,8 +389,9 @@ impl<'a> Parser<'a> {
             let mut count = None;
             if self.take('<') {
                 let many = self.count()?;
-                if many > 1 << 20 {
-                    return self.error(format!("{many} registers"));
+                self.registers = self.registers.saturating_add(many);
+                if self.registers > MAX_REGISTERS {
+                    return self.error(format!("more than {MAX_REGISTERS} registers"));
                 }
                 count = Some(many as u32);
                 self.expect('>')?;
@@ -420,7 +432,19 @@ impl<'a> Parser<'a> {
         Ok(out)
     }
 
+    fn deeper(&mut self) -> Result<()> {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH { self.error("brackets nested too deeply") } else { Ok(()) }
+    }
+
     fn operand(&mut self) -> Result<Operand> {
+        self.deeper()?;
+        let operand = self.operand_inside();
+        self.depth -= 1;
+        operand
+    }
+
+    fn operand_inside(&mut self) -> Result<Operand> {
         match self.next()? {
             Token::Mark('{') => Ok(Operand::Vector(self.operands_until('}')?)),
             Token::Mark('(') => Ok(Operand::List(self.operands_until(')')?)),

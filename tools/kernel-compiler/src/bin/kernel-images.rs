@@ -37,7 +37,11 @@ fn write([kernels, target_folder, toolchain, out]: [&Path; 4], targets: &str) ->
     let images = compile_all(&compiler, &Cache::below(target_folder)?, &units)?;
     std::fs::create_dir_all(out)?;
     for (unit, image) in std::iter::zip(&units, &images) {
-        std::fs::write(out.join(unit.target.file_name(unit.kernel.module())), &image.bytes)?;
+        let path = out.join(unit.target.file_name(unit.kernel.module()));
+        // PTX is a text file for the eye and for ptxas; the engine adds the NUL again.
+        let is_text = matches!(unit.target, Target::Ptx(_));
+        let end = image.bytes.len() - usize::from(is_text && image.bytes.ends_with(&[0]));
+        std::fs::write(path, &image.bytes[..end])?;
     }
     println!("{} images by {} in {}", images.len(), compiler.name(), out.display());
     Ok(())

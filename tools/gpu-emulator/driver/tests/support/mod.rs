@@ -1,7 +1,8 @@
 //! What the driver's tests share: the library loaded as cudarc finds it, a context of one's own, child processes with an environment.
 #![allow(dead_code)] // each test file uses a part
 
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -14,20 +15,31 @@ pub use sys::CUresult as Code;
 /// The kernels of `fixtures/kernels.cu`.
 pub const PTX: &str = include_str!("../fixtures/kernels.ptx");
 
-/// The built library: beside the test binary, or one folder up.
-pub fn library_path() -> PathBuf {
-    let program = std::env::current_exe().unwrap();
-    let folders = program.ancestors().skip(1).take(2);
-    let found = folders.map(|folder| folder.join("libcuda.so")).find(|path| path.is_file());
-    found.expect("libcuda.so is built beside the tests")
+/// The built library, beside the test binary.
+fn library_path() -> PathBuf {
+    std::env::current_exe().unwrap().with_file_name("libcuda.so")
+}
+
+/// cargo builds the library beside the tests, but in the search path the folder above comes first, where an earlier `cargo build`
+/// may have left an older one: cudarc would load that.
+fn replace_older_copy(library: &Path) {
+    let copy = library.parent().and_then(Path::parent).unwrap().join("libcuda.so");
+    let file = |path: &Path| std::fs::metadata(path).map(|data| (data.dev(), data.ino())).ok();
+    if file(&copy).is_some_and(|found| Some(found) != file(library)) {
+        let new = copy.with_extension(format!("{}", std::process::id()));
+        std::fs::hard_link(library, &new).unwrap();
+        std::fs::rename(&new, &copy).unwrap();
+    }
 }
 
 /// Loads the library, so that its soname is there when cudarc asks for it.
 fn load() {
     static LOADED: OnceLock<Library> = OnceLock::new();
     LOADED.get_or_init(|| {
+        let library = library_path();
+        replace_older_copy(&library);
         // SAFETY: the library is this package's; loading it runs no code with requirements.
-        unsafe { Library::open(Some(library_path()), RTLD_NOW | RTLD_GLOBAL) }.unwrap()
+        unsafe { Library::open(Some(library), RTLD_NOW | RTLD_GLOBAL) }.unwrap()
     });
 }
 
