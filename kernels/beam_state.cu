@@ -7,8 +7,8 @@
 //   and the request's beams are sorted by (score descending, parent rank ascending); up to 2,048 beams in shared memory,
 //   more of them in global memory. As in a selection, NaN becomes negative infinity and -0 becomes 0.
 //
-// budget: begin_cohort registers <= 24, shared <= 0
-// budget: force_token registers <= 40, shared <= 16384
+// budget: begin_cohort registers <= 40, shared <= 0
+// budget: force_token registers <= 48, shared <= 16384
 #include "beam_state.cuh"
 #include "beam_key.cuh"
 #include "block_sort.cuh"

@@ -4,7 +4,7 @@
 // A warp a row, four rows a block; grid (ceil(bucket copies / 4)), 128 threads. Moves twice the row's bytes, by 16 bytes where
 // alignment allows; a few hundred rows, so that a launch costs as much as its dispatch (2 to 3 us).
 //
-// budget: copy_rows registers <= 32, shared <= 0
+// budget: copy_rows registers <= 40, shared <= 0
 #include "params.h"
 #include "ptx.h"
 

@@ -6,7 +6,7 @@
 // A token beyond the table reads the table's last row. The host refuses such tokens of a batch, and a head's token lists are
 // checked when it is planned, so that this only keeps a wrong token from reading other memory.
 //
-// budget: embed_* registers <= 32, shared <= 0
+// budget: embed_* registers <= 40, shared <= 0
 #include "params.h"
 #include "ptx.h"
 

@@ -33,6 +33,7 @@ template <int THREADS>
 DEVICE int differing_bits(const uint64_t* keys, uint32_t count, ThresholdShared<THREADS>& shared) {
     const uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     uint32_t low = ~0u, high = 0;
+#pragma unroll 2  // left alone, ptxas unrolls until registers of 1,024 threads run out
     for (uint32_t i = threadIdx.x; i < count; i += THREADS) {
         const uint32_t half = static_cast<uint32_t>(keys[i] >> 32);
         low = min(low, half), high = max(high, half);
@@ -80,6 +81,7 @@ DEVICE uint64_t threshold(
         const int shift = max(width - THRESHOLD_BITS, 0);
         if (threadIdx.x < THRESHOLD_BINS) shared.bins[threadIdx.x] = 0;
         __syncthreads();
+#pragma unroll 2
         for (uint32_t i = threadIdx.x; i < count; i += THREADS) {
             // Below the floor this wraps to more than any bin.
             uint64_t bin = (keys[i] - floor) >> shift;

@@ -150,6 +150,11 @@ impl<D: Device> Search<D> {
         first_rows
     }
 
+    /// What the device says to a cohort that it does not take.
+    fn refusal(mut self, cohort: &Cohort) -> String {
+        self.device.write_cohort(self.lane, cohort).unwrap_err().to_string()
+    }
+
     /// Writes the live rows' scores; all others are NaN.
     fn write_scores(&mut self, columns: usize, rows: &[(usize, (Vec<f32>, f32))]) {
         let mut logits = vec![f32::NAN; self.rows * columns];
@@ -277,6 +282,17 @@ fn ties_are_broken_by_rank_and_code() {
     }
 }
 
+/// Among equal runs of children, a best child may stand behind the place that a bound names: it is kept all the same.
+#[test]
+fn ties_in_neighbouring_runs() {
+    let sids = (0..3800u16).map(|id| vec![id % 2, id / 2]).collect();
+    let case = Case { catalog: catalog(&[2, 2048], &sids), logits: Logits::Quantised(32.0) };
+    for beams in [1, 2, 3] {
+        let wishes: Vec<Wish> = (0..40).map(|seed| Wish { seed, ..Wish::of(beams) }).collect();
+        check(&format!("{beams} beams of equal runs"), &case, &wishes);
+    }
+}
+
 #[test]
 fn scores_that_are_no_numbers_lose_and_zeros_have_no_sign() {
     let case = Case { catalog: uniform(&[32, 64, 16], 4000), logits: Logits::Special };
@@ -303,6 +319,19 @@ fn one_node_may_have_most_of_the_children() {
 fn more_beams_than_shared_memory_sorts() {
     let case = Case { catalog: uniform(&[64, 80], 4000), logits: Logits::Quantised(512.0) };
     check("wide beams", &case, &[Wish::of(2500)]);
+}
+
+/// A parent's rank has 16 bits in a candidate's key.
+#[test]
+fn more_beams_than_ranks_are_refused() {
+    let case = Case { catalog: uniform(&[4, 4], 10), logits: Logits::Equal };
+    let request = CohortRequest { slot: 0, beams: 65_537, first_row: 0, banned_nodes: Vec::new() };
+    let cohort = Cohort { requests: vec![request] };
+    let of_oracle = Search::plan(oracle(Dtype::F32), &case, 65_537);
+    let of_cuda = Search::plan(cuda(Dtype::F32), &case, 65_537);
+    let refusals = [of_oracle.refusal(&cohort), of_cuda.refusal(&cohort)];
+    assert_eq!(refusals[0], refusals[1]);
+    assert!(refusals[0].contains("65537 beams"), "{}", refusals[0]);
 }
 
 #[test]

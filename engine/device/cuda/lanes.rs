@@ -307,6 +307,9 @@ impl Cohorts {
                 let place = format!("slot {slot} of {slots}, rows {first}+{beams} after {next_row} of {rows}");
                 return Err(bad(op, format!("request {index}: {place}")));
             }
+            if beams > 1 << 16 {
+                return Err(bad(op, format!("request {index}: {beams} beams; a parent's rank has 16 bits")));
+            }
             if request.banned_nodes.len() > MAX_LEVELS {
                 let levels = request.banned_nodes.len();
                 return Err(bad(op, format!("request {index}: bans for {levels} levels; {MAX_LEVELS} at most")));
