@@ -153,8 +153,10 @@ fn ragged_shapes() {
 
 #[test]
 fn rows_at_the_edges_of_tiles() {
-    // 512 packed columns: the stand-in's four multiprocessors get the wide tile at 260 rows and the middle one at 64; 200: small.
+    // On the stand-in's four multiprocessors 512 packed columns get the wide tile at 260 rows and the middle one below 65; 256
+    // get the middle tile at 260 rows and the small one below 65.
     check(case(512, 40, Epilogue::Store, Dtype::F32), &[1, 63, 64, 65, 128, 129, 260]);
+    check(case(256, 72, Epilogue::Residual, Dtype::F32), &[1, 64, 260]);
     check(case(400, 24, Epilogue::Gate(Activation::Silu), Dtype::Bf16), &[1, 64, 65, 257]);
 }
 
