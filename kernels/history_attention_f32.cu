@@ -210,7 +210,7 @@ template <int DIM>
 DEVICE void attend(const HistoryAttentionParams& p) {
     DYNAMIC_SHARED(Shared<DIM>, s);
     AttentionWork work;
-    if (!find_work<ROWS<DIM>>(p, work)) return;
+    if (!find_work<ROWS<DIM>>(p, 1, work)) return;
     ThreadRows<DIM> rows;
     begin_rows(p, work, rows);
 

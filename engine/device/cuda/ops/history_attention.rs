@@ -8,32 +8,46 @@ use super::super::lanes::QUERY_TILE_ROWS;
 use super::params::paged_keys;
 use crate::device::{DeviceError, Dtype, HistoryAttentionArgs, Mask, Rows};
 
-/// Threads of a block.
-const THREADS: u32 = 128;
-
 /// A kernel for heads of one stored width.
 struct Variant {
     dim: usize,
     /// Query rows of a block: a tile, or a part of one.
     rows: usize,
+    /// Threads for each head of a block.
+    head_threads: u32,
+    /// Shared memory for each head of a block.
+    head_shared: u32,
+    /// With the shared memory of the most heads that a block may have.
     kernel: Kernel,
+    most_heads: u32,
 }
 
-const fn bf16(dim: usize, name: &'static str, dynamic_shared: u32) -> Variant {
-    Variant { dim, rows: QUERY_TILE_ROWS, kernel: Kernel { module: "history_attention", name, dynamic_shared } }
+const fn bf16(dim: usize, name: &'static str) -> Variant {
+    let head_shared = (QUERY_TILE_ROWS * dim * 2) as u32;
+    // Beside queries 32 keys, as many values, and 1,024 bytes of what is known about them.
+    let dynamic_shared = 2 * 32 * dim as u32 * 2 + 1024 + 2 * head_shared;
+    Variant {
+        dim,
+        rows: QUERY_TILE_ROWS,
+        head_threads: if dim <= 128 { 64 } else { 128 },
+        head_shared,
+        kernel: Kernel { module: "history_attention", name, dynamic_shared },
+        most_heads: 2,
+    }
 }
 
 const fn f32(dim: usize, rows: usize, name: &'static str, dynamic_shared: u32) -> Variant {
-    Variant { dim, rows, kernel: Kernel { module: "history_attention_f32", name, dynamic_shared } }
+    let kernel = Kernel { module: "history_attention_f32", name, dynamic_shared };
+    Variant { dim, rows, head_threads: 128, head_shared: 0, kernel, most_heads: 1 }
 }
 
-/// Shared memory as the heads of the kernels' files state it.
 const BF16: [Variant; 4] = [
-    bf16(32, "history_attention_bf16_32", 13_824),
-    bf16(64, "history_attention_bf16_64", 26_112),
-    bf16(128, "history_attention_bf16_128", 50_688),
-    bf16(256, "history_attention_bf16_256", 66_560),
+    bf16(32, "history_attention_bf16_32"),
+    bf16(64, "history_attention_bf16_64"),
+    bf16(128, "history_attention_bf16_128"),
+    bf16(256, "history_attention_bf16_256"),
 ];
+/// Shared memory as the head of the kernels' file states it.
 const F32: [Variant; 4] = [
     f32(32, 64, "history_attention_f32_32", 27_136),
     f32(64, 64, "history_attention_f32_64", 43_520),
@@ -98,14 +112,18 @@ impl CudaDevice {
             mask: u32::from(args.mask == Mask::Causal),
         };
         let variant = variants(compute).iter().find(|variant| variant.dim == pool.dim);
-        let Variant { rows, kernel, .. } = variant.unwrap_or_else(|| panic!("{op}: heads stored in {}", pool.dim));
-        let parts = QUERY_TILE_ROWS / rows;
+        let variant = variant.unwrap_or_else(|| panic!("{op}: heads stored in {}", pool.dim));
+        // Heads that share keys share a block, which reads them once; a block has room for the biases of one head.
+        let group = heads / pool.shape.kv_heads;
+        let paired = variant.most_heads == 2 && group.is_multiple_of(2) && bias.is_none();
+        let block_heads = if paired { 2 } else { 1 };
+        let parts = QUERY_TILE_ROWS / variant.rows;
         let shape = Shape {
             queue: set.queue,
-            grid: [bucket as u32, heads as u32, parts as u32],
-            threads: THREADS,
-            dynamic_shared: kernel.dynamic_shared,
+            grid: [bucket as u32, heads as u32 / block_heads, parts as u32],
+            threads: block_heads * variant.head_threads,
+            dynamic_shared: variant.kernel.dynamic_shared - (variant.most_heads - block_heads) * variant.head_shared,
         };
-        self.launch(kernel, shape, params)
+        self.launch(&variant.kernel, shape, params)
     }
 }
