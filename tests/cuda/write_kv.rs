@@ -262,8 +262,8 @@ fn cohort(rig: &mut Rig<'_>, requests: &[(u32, u32, u32)]) -> CohortLane {
 fn through_slab(device: &mut dyn Device, case: Case, (requests, seeds): (&[(u32, u32, u32)], &[u64])) -> Vec<f32> {
     let mut rig = Rig::new(device, case);
     let lane = cohort(&mut rig, requests);
-    let Case { kv_heads, head_dim, .. } = case;
-    let slab = rig.device.own_slab(OwnShape { layers: 2, kv_heads, head_dim, steps: 3, rows: ROOM }).unwrap();
+    let Case { heads, kv_heads, head_dim, .. } = case;
+    let slab = rig.device.own_slab(OwnShape { layers: 2, heads, kv_heads, head_dim, steps: 3, rows: ROOM }).unwrap();
     rig.fill(seeds);
     rig.write(Rows::Beams(lane), KvTarget::Own { slab, layer: 1, step: 2 }, true);
     let rows = rig.queries(END);
