@@ -24,8 +24,9 @@
 // Traffic, 512 beams over a level of 8,192 codes and 1,221 children a beam (625,000 candidates): codes 1.25 MB from HBM,
 // logits 12 MB of sectors out of L2 (a group's sorted codes span about 860 bytes), groups 160 kB. Scan: 3 us at 4 TB/s of L2
 // after 2 us of dependent loads. Finish, on one SM: 2,560 run keys, some 3,000 group keys, 520 groups looked into (450 kB out
-// of L2, 4 us at 64 B a clock), the sort of 512; 92,000 warp instructions as the emulator counts PTX, so 13 us at an SM's full
-// issue rate. Expected: 20 to 30 us together, of which no part waits for the host.
+// of L2, 4 us at 64 B a clock), the sort of 512; 107,000 warp instructions of PTX as the emulator counts them, so 15 us at an
+// SM's full issue rate, which is the limit: half of them look into groups. Expected: 20 to 35 us together, of which no part
+// waits for the host.
 //
 // budget: expand_scan registers <= 48, shared <= 16
 // budget: expand_finish registers <= 64, shared <= 18000
