@@ -6,13 +6,13 @@ use std::time::Instant;
 use crate::export::Export;
 use crate::model;
 use crate::request::Provenance;
+use crate::schedule::EngineFacts;
 use crate::schedule::blueprint::Blueprint;
 use crate::schedule::core::{Geometry, Parts};
 use crate::schedule::engine::EngineConfig;
 use crate::schedule::host::Host;
 use crate::schedule::load::{LoadError, open_catalog};
 use crate::schedule::resolve::Bounds;
-use crate::schedule::EngineFacts;
 use crate::search::SearchPlan;
 
 /// What the threads own, and what is told about it.
