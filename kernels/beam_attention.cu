@@ -1,3 +1,54 @@
+// Beam attention over shared keys in bf16: the live beams of a request, and the query heads that share a KV head, are rows of
+// one matrix product against the keys of a slot's pages, so that keys are read once for all of them.
+//
+//     S = q K^T + bias,  P = 2^(S log2 e - max),  O = P V;  then own tokens, division and store: beam_row.cuh
+//
+// **Splits.** A segment of n tokens is cut into splits of 256 ceil(n / 2048) tokens, at most 8, by its own length alone. The
+// sums of a split start from nothing, and splits merge in order. So it does not show in a result who computes which split, and
+// a launch goes one of two ways, with the same bits:
+//   * whole: a block walks all splits of its rows and finishes them. Its two groups of 4 warps have the even and the odd
+//     splits and take turns at sums in shared memory. For launches that fill half the card, and for at most two splits.
+//   * apart: a block takes two splits, one a group, and leaves their sums in global memory for beam_attention_merge.cu. For
+//     few rows and long segments. The sums are 8 rows heads (dim + 2) 4 bytes, 65 MiB at 1,024 rows of 16 heads of 128, and go
+//     through L2 twice, which is why large launches do not come this way.
+//
+// **Pipeline.** A group has one buffer of keys and one of values, 64 of each (32 at DIM 256), which take turns, so that each
+// copy has half an iteration to arrive at two barriers of the group an iteration. Groups meet only at their turns: one's
+// softmax runs beside the other's products. Pages are looked up a block ahead, by one thread a key.
+//
+//     wait K(t) | copy V(t) ..... S = q K(t)      | wait V(t) | copy K(t + 1) ..... softmax, O += P V(t) | ...
+//
+// **Launch.** Grid (tiles of the bucket's beams x group, KV heads x 1 or ceil(splits / 2), requests), 256 threads, kernels by
+// DIM and rows of a tile (TILES x 64; bits do not depend on it). Blocks behind the live rows or the slot's splits leave.
+// Dynamic shared memory is sizeof(Shared<DIM, TILES>), or its part before `sums` when apart, in bytes:
+//                  32_64    64_64   64_128   128_64  128_128   256_64
+//         apart   21,552   42,032   50,224   82,992   99,376   98,864   (101,376 is what every card of sm_80 or later grants)
+//         whole   30,256   58,928   84,016  116,272  165,936  164,912   (166,912 on sm_80)
+//
+// **Figures**, Qwen3-1.7B's shape (16 / 8 heads of 128), 4 requests of 256 beams and 1,000 tokens, one layer on an H100, whole
+// at 128 rows: 128 blocks of 132 multiprocessors, one wave. 16,384 rows x 1,000 keys x 512 = 8.4 GFLOP; keys and values 16.4
+// MB from HBM (4.9 us) and 4 times that from L2; own tokens 4 MB a step; queries and results 8 MB. 16,000 mma.m16n8k16 a
+// multiprocessor:
+//   * tensor cores: mma.sync reaches some 62% of the card's 989 TFLOP/s: 13.7 us;
+//   * shared memory: with two tiles a warp a fragment of keys or values (512 B) feeds four mma, a fragment of queries is read
+//     again each block: 1.5 clocks an mma, 24,000 clocks, 13.3 us, beside the former; one tile a warp would take 2.5;
+//   * issue: some 1,500 slots a warp and 256 mma: 23,400 clocks, 13 us, likewise beside;
+//   * turns, own tokens, prologue: 5,000 clocks, 2.8 us.
+// Three limits that close are not met at once: not below 17 us; at the 40% of peak that kernels of this kind are known for, 21
+// us. 28 layers: 0.47 to 0.6 ms a step. So the bar of 1.2 ms holds for the two decode steps that three tokens take (the first
+// comes from the prompt), 0.95 to 1.2 ms; three steps would take 1.4 to 1.8 ms, below 1.2 only with wgmma. NVIDIA's
+// gr_decode_atten: 1.6 ms. Not measured. An A100 (312 TFLOP/s, mma.sync at its full rate): 65 to 75% of peak expected, 36 to
+// 41 us. Occupancy: one block of 8 warps with all registers; two blocks at 32_64 and 64_64.
+//
+// **Batch invariance**: a row meets its split's keys in order of position, and other rows of a tile are other rows of an mma;
+// keys behind the split weigh exactly 0. Where a warp is skipped, it has no rows.
+//
+// budget: beam_attention_bf16_32_64 registers <= 128, shared <= 0
+// budget: beam_attention_bf16_64_64 registers <= 128, shared <= 0
+// budget: beam_attention_bf16_64_128 registers <= 255, shared <= 0
+// budget: beam_attention_bf16_128_64 registers <= 255, shared <= 0
+// budget: beam_attention_bf16_128_128 registers <= 255, shared <= 0
+// budget: beam_attention_bf16_256_64 registers <= 255, shared <= 0
 #include "beam_row.cuh"
 #include "beam_warp.cuh"
 
@@ -37,11 +88,20 @@ struct Shared {
     bf16 query[ROWS<TILES> * DIM];
     GroupShared<DIM> groups[GROUPS];
     BeamWork work; // registers are short
-    RowSums<DIM, TILES> sums; // absent where splits are merged by the other kernel
+    __align__(16) RowSums<DIM, TILES> sums; // absent where splits are merged by the other kernel
 };
 
 DEVICE uint32_t group_of_thread() { return threadIdx.x / GROUP_THREADS; }
 DEVICE uint32_t thread_of_group() { return threadIdx.x % GROUP_THREADS; }
+
+// Whether the warp has any rows.
+template <int TILES>
+DEVICE bool has_rows(const BeamWork& work) {
+    // With two tiles registers are so short that nothing is to be kept for this.
+    const uint32_t thread = TILES == 1 ? thread_of_group() : opaque(thread_of_group());
+    return thread / 32 * 16 * TILES < work.rows;
+}
+
 DEVICE void group_barrier() { barrier_sync(GROUP_BARRIER + group_of_thread(), GROUP_THREADS); }
 
 DEVICE KeyBlock first_block(const BeamWork& work, uint32_t split) { return {split, split * work.split_length}; }
@@ -195,7 +255,7 @@ DEVICE void merge_split(RowSums<DIM, TILES>& sums, const WarpRows<DIM, TILES>& r
 template <int DIM, int TILES>
 DEVICE void finish_split(const BeamAttentionParams& p, const BeamWork& work, RowSums<DIM, TILES>& sums,
                          WarpRows<DIM, TILES>& rows, uint32_t split) {
-    const bool active = rows.first < work.rows;
+    const bool active = has_rows<TILES>(work);
     sum_denominators(rows);
     if (p.partial_output != 0) {
         if (active) store_partial(p, work, rows, split);
@@ -237,7 +297,7 @@ DEVICE void walk_splits(const BeamAttentionParams& p, Shared<DIM, TILES>& s) {
     GroupShared<DIM>& shared = s.groups[group_of_thread()];
     WarpRows<DIM, TILES> rows;
     rows.first = thread_of_group() / 32 * 16 * TILES;
-    const bool active = rows.first < work.rows;
+    const bool active = has_rows<TILES>(work);
     KeyBlock block = first_block(work, work.first_split + group_of_thread());
     uint32_t now = 0;
     while (block.split < work.end_split) {
