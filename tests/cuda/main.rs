@@ -8,6 +8,7 @@
 mod cli_support;
 #[path = "../common/mod.rs"]
 mod common;
+mod beam_attention;
 mod engine;
 mod expand_select;
 mod head;

@@ -26,7 +26,7 @@ pub(super) struct Kernel {
     /// File in `kernels/`, without its ending.
     pub(super) module: &'static str,
     pub(super) name: &'static str,
-    /// Most bytes of dynamic shared memory of any launch.
+    /// Most bytes of dynamic shared memory of any launch, on a card that has them.
     pub(super) dynamic_shared: u32,
 }
 
@@ -73,6 +73,8 @@ pub(super) struct CardFacts {
     /// What images have to suit.
     pub(super) card: Card,
     pub(super) multiprocessors: u32,
+    /// Most bytes of shared memory that a block may have.
+    pub(super) block_shared: u32,
 }
 
 /// One context with its queues and kernels.
@@ -146,6 +148,7 @@ impl Driver {
                 driver: driver_version.unsigned_abs(),
             },
             multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            block_shared: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
         };
         // Search goes first where both want the card: its requests have waited longer.
         let search = context.new_stream_with_priority(-1).map_err(start)?;
@@ -168,7 +171,8 @@ impl Driver {
         let function = module.load_function(kernel.name).map_err(start)?;
         if kernel.dynamic_shared > 48 << 10 {
             let most = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            function.set_attribute(most, kernel.dynamic_shared as i32).map_err(start)?;
+            let bytes = kernel.dynamic_shared.min(self.facts.block_shared);
+            function.set_attribute(most, bytes as i32).map_err(start)?;
         }
         self.functions.insert(kernel.name, function);
         Ok(())

@@ -351,7 +351,8 @@ impl Cohorts {
         let longest =
             |segment| cohort.requests.iter().map(|request| slots.len(request.slot, segment)).max().unwrap_or(0);
         self.extent = CohortExtent {
-            requests: bucket(cohort.requests.len(), request_capacity),
+            // From one on: operations decide by it whether a launch fills the card.
+            requests: cohort.requests.len().next_power_of_two().min(request_capacity),
             rows: bucket(end, row_capacity),
             beams: bucket(
                 cohort.requests.iter().map(|request| request.beams as usize).max().unwrap_or(0),

@@ -1,5 +1,6 @@
-//! Attention of beam rows over a shared segment and their own tokens: splits of the segment by one kernel, merged with the own
-//! tokens by another.
+//! Attention of beam rows over a shared segment and their own tokens. Two ways with the same bits, as
+//! `kernels/beam_attention.cu` tells: *whole*, one kernel that walks all splits of the segment; *apart*, splits of the segment
+//! by one kernel, merged with the own tokens by another.
 
 use sidereal_ffi::params::{BeamAttentionParams, OwnKeys, PagedKeys};
 
@@ -31,20 +32,27 @@ struct Variant {
     threads: u32,
     /// Splits of a block.
     splits: usize,
+    /// Dynamic shared memory of splits apart; of whole rows it is the kernel's, if it can have them.
+    apart_shared: u32,
+    has_whole: bool,
     kernel: Kernel,
 }
 
 const fn bf16(dim: usize, rows: usize, name: &'static str) -> Variant {
     let keys = if dim == 256 { 32 } else { 64 };
     // Queries, keys and values of two groups of warps with their page rows, and the block's work (`Shared` of the file).
-    let bytes = 2 * rows * dim + 2 * (2 * 2 * keys * dim + 2 * 4 * keys) + 48;
-    let kernel = Kernel { module: "beam_attention", name, dynamic_shared: bytes as u32 };
-    Variant { dim, rows, biased: rows == 64, threads: 256, splits: BLOCK_SPLITS, kernel }
+    let apart = 2 * rows * dim + 2 * (2 * 2 * keys * dim + 2 * 4 * keys) + 48;
+    // And the rows' sums.
+    let whole = apart + rows * (4 * dim + 8);
+    let kernel = Kernel { module: "beam_attention", name, dynamic_shared: whole as u32 };
+    let (biased, splits) = (rows == 64, BLOCK_SPLITS);
+    Variant { dim, rows, biased, threads: 256, splits, apart_shared: apart as u32, has_whole: true, kernel }
 }
 
 const fn f32(dim: usize, name: &'static str, dynamic_shared: u32) -> Variant {
     let kernel = Kernel { module: "beam_attention_f32", name, dynamic_shared };
-    Variant { dim, rows: 32, biased: true, threads: 128, splits: 1, kernel }
+    let (apart_shared, has_whole) = (dynamic_shared, false);
+    Variant { dim, rows: 32, biased: true, threads: 128, splits: 1, apart_shared, has_whole, kernel }
 }
 
 /// Of one width, the one with more rows first.
@@ -73,6 +81,39 @@ fn variants(compute: Dtype) -> (&'static [Variant], Kernel) {
     match compute {
         Dtype::F32 => (&F32, MERGE_F32),
         Dtype::Bf16 => (&BF16, MERGE_BF16),
+    }
+}
+
+/// What decides how a launch is cut: the buckets that it is for, and the card.
+#[derive(Clone, Copy)]
+struct Load {
+    /// Of one request and KV head.
+    virtual_rows: usize,
+    /// Pairs of a request and a KV head.
+    heads: usize,
+    splits: usize,
+    multiprocessors: usize,
+    block_shared: u32,
+}
+
+impl Load {
+    /// Whether tiles of `rows` give half of the multiprocessors something to do.
+    fn fills(&self, rows: usize) -> bool {
+        2 * self.virtual_rows.div_ceil(rows) * self.heads >= self.multiprocessors
+    }
+
+    /// The kernel for heads stored in `dim`: large tiles where they are full and many.
+    fn variant(&self, variants: &'static [Variant], dim: usize, needs_bias: bool) -> &'static Variant {
+        let fits = |variant: &&Variant| variant.dim == dim && (variant.biased || !needs_bias);
+        let pays = |variant: &&Variant| variant.rows <= 64 || self.virtual_rows > 64 && self.fills(variant.rows);
+        let found = variants.iter().filter(fits).find(pays);
+        found.expect("every stored width has a kernel with small tiles")
+    }
+
+    /// Whether blocks walk all splits: they have the room, and splits apart would not be more blocks or are not needed.
+    fn is_whole(&self, variant: &Variant) -> bool {
+        let has_room = variant.has_whole && variant.kernel.dynamic_shared <= self.block_shared;
+        has_room && (self.splits <= variant.splits || self.fills(variant.rows))
     }
 }
 
@@ -168,20 +209,29 @@ impl CudaDevice {
         };
         let (variants, merge) = variants(self.facts.compute);
         if let Some(shared) = args.shared {
-            let virtual_rows = extent.beams * (heads / kv_heads);
-            let suits = |variant: &&Variant| {
-                variant.dim == dim && (bias.is_none() || variant.biased) && (variant.rows == 64 || virtual_rows > 64)
+            let card = self.driver.facts();
+            let load = Load {
+                virtual_rows: extent.beams * (heads / kv_heads),
+                heads: extent.requests * kv_heads,
+                splits: extent.keys[shared.segment as usize].div_ceil(SPLIT_TOKENS).min(MAX_SPLITS),
+                multiprocessors: card.multiprocessors as usize,
+                block_shared: card.block_shared,
             };
-            let found = variants.iter().find(suits).or_else(|| variants.iter().find(|variant| variant.dim == dim));
-            let variant = found.expect("every stored width has a kernel");
-            let splits = extent.keys[shared.segment as usize].div_ceil(SPLIT_TOKENS).min(MAX_SPLITS);
-            let grid = [
-                virtual_rows.div_ceil(variant.rows) as u32,
-                (kv_heads * splits.div_ceil(variant.splits)) as u32,
-                extent.requests as u32,
-            ];
-            let (threads, dynamic_shared) = (variant.threads, variant.kernel.dynamic_shared);
-            self.launch(&variant.kernel, Shape { queue: Queue::Search, grid, threads, dynamic_shared }, params)?;
+            let variant = load.variant(variants, dim, bias.is_some());
+            let is_whole = load.is_whole(variant);
+            let (blocks, dynamic_shared) = if is_whole {
+                (1, variant.kernel.dynamic_shared)
+            } else {
+                (load.splits.div_ceil(variant.splits), variant.apart_shared)
+            };
+            let tiles = load.virtual_rows.div_ceil(variant.rows);
+            let grid = [tiles as u32, (kv_heads * blocks) as u32, extent.requests as u32];
+            let shape = Shape { queue: Queue::Search, grid, threads: variant.threads, dynamic_shared };
+            if is_whole {
+                let params = BeamAttentionParams { partial_output: 0, partial_softmax: 0, ..params };
+                return self.launch(&variant.kernel, shape, params);
+            }
+            self.launch(&variant.kernel, shape, params)?;
         }
         let lanes = extent.beams * heads * (dim / MERGE_ELEMENTS);
         let grid = [lanes.div_ceil(MERGE_THREADS as usize) as u32, extent.requests as u32, 1];
