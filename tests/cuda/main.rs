@@ -4,11 +4,11 @@
 //! Runs on the stand-in driver of `tools/gpu-emulator` (the kernels' PTX, executed on the CPU with its checks on), or with
 //! `SIDEREAL_TEST_DRIVER=real` on a card.
 
+mod beam_attention;
 #[path = "../cli_support/mod.rs"]
 mod cli_support;
 #[path = "../common/mod.rs"]
 mod common;
-mod beam_attention;
 mod engine;
 mod expand_select;
 mod head;
