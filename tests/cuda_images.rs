@@ -34,11 +34,10 @@ fn nvrtc_12_9() -> PathBuf {
 
 /// Makes the installed NVRTC the one that the engine finds: a library that is loaded already is found by its bare name.
 fn preload_nvrtc() {
-    static LIBRARY: OnceLock<libloading::Library> = OnceLock::new();
-    LIBRARY.get_or_init(|| {
+    static LOADED: OnceLock<()> = OnceLock::new();
+    LOADED.get_or_init(|| {
         let path = nvrtc_12_9().join("nvidia/cuda_nvrtc/lib/libnvrtc.so.12");
-        // SAFETY: NVIDIA's library has no initialiser that asks anything of its caller.
-        unsafe { libloading::Library::new(path) }.expect("NVRTC 12.9 can be loaded")
+        sidereal_dylib::preload(&path).expect("NVRTC 12.9 can be loaded");
     });
 }
 

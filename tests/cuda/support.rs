@@ -16,17 +16,13 @@ pub fn is_emulated() -> bool {
     }
 }
 
-/// Loads the driver that the tests run on.
+/// Loads the driver that the tests run on: once it is loaded, the engine's search for libcuda.so.1 finds it by its soname.
 pub fn driver() {
-    static LOADED: OnceLock<libloading::Library> = OnceLock::new();
+    static LOADED: OnceLock<()> = OnceLock::new();
     if is_emulated() {
         LOADED.get_or_init(|| {
             let path = stand_in();
-            // SAFETY: our own library, whose initialisers do nothing. Once it is loaded, the engine's search for
-            // libcuda.so.1 finds it by its soname.
-            unsafe { libloading::os::unix::Library::open(Some(&path), libc::RTLD_NOW | libc::RTLD_GLOBAL) }
-                .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-                .into()
+            sidereal_dylib::preload(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         });
     }
 }
