@@ -15,9 +15,10 @@
 //
 // f32 is for exactness: at best 60% of FFMA's peak (12 vector reads of 32 lanes for 128 FFMA).
 //
-// Registers: wide 128 sums + 64 operands of two steps, 1 block an SM; middle 3 blocks an SM (sm_90), small 2.
-// budget: linear_bf16_wide registers <= 248, shared <= 0
-// budget: linear_bf16_middle registers <= 168, shared <= 0
+// Registers: wide 128 sums + 64 operands of two steps, 1 block an SM; middle 168: 3 blocks an SM (sm_90; on sm_100
+// 212: 2 blocks, and spills when held to 168); small 2.
+// budget: linear_bf16_wide registers <= 255, shared <= 0
+// budget: linear_bf16_middle registers <= 216, shared <= 0
 // budget: linear_bf16_small registers <= 128, shared <= 0
 // budget: linear_f32 registers <= 96, shared <= 0
 #include "activation.cuh"
