@@ -82,6 +82,23 @@ impl CudaDevice {
         }
     }
 
+    /// Addresses of the norms of queries and keys, and of cosines and sines; 0 for what is not asked for.
+    fn norms_and_angles(&self, args: &WriteKvArgs, head_dim: usize) -> ([u64; 2], [u64; 2]) {
+        let norms = args.head_norm.map_or([0; 2], |norm| {
+            [norm.query, norm.key].map(|vector| {
+                let VectorOnCard { address, len } = self.weights.vectors[vector.0 as usize];
+                assert_eq!(len, head_dim, "write_kv: width of a head norm");
+                address
+            })
+        });
+        let angles = args.rope.map_or([0; 2], |rope| {
+            let RopeTables { cos, sin, half, .. } = self.weights.ropes[rope.0 as usize];
+            assert_eq!(2 * half, head_dim, "write_kv: RoPE tables");
+            [cos, sin]
+        });
+        (norms, angles)
+    }
+
     pub(in crate::device::cuda) fn run_write_kv(&mut self, args: &WriteKvArgs) -> Result<(), DeviceError> {
         let op = "write_kv";
         let set = self.row_set(args.rows);
@@ -96,16 +113,7 @@ impl CudaDevice {
             assert!(query.cols.is_multiple_of(head_dim), "{op}: {} columns, heads {head_dim}", query.cols);
             query.cols / head_dim
         });
-        let norms = args.head_norm.map(|norm| {
-            let [query, key] = [norm.query, norm.key].map(|vector| self.weights.vectors[vector.0 as usize]);
-            assert!(query.len == head_dim && key.len == head_dim, "{op}: widths of the head norms");
-            [query, key].map(|VectorOnCard { address, .. }| address)
-        });
-        let angles = args.rope.map(|rope| {
-            let RopeTables { cos, sin, half, .. } = self.weights.ropes[rope.0 as usize];
-            assert!(head_dim == 2 * half, "{op}: RoPE tables for heads of {head_dim}");
-            [cos, sin]
-        });
+        let ([query_norm, key_norm], [cosines, sines]) = self.norms_and_angles(args, head_dim);
         let kv_cols = kv_heads * head_dim;
         let place = |tensor, cols| self.place(op, tensor, set.bucket, cols);
         let params = WriteKvParams {
@@ -113,10 +121,10 @@ impl CudaDevice {
             key: place(args.key, kv_cols),
             value: place(args.value, kv_cols),
             query_out: query.map_or(0, |(_, out)| place(out, heads * head_dim)),
-            query_norm: norms.map_or(0, |norms| norms[0]),
-            key_norm: norms.map_or(0, |norms| norms[1]),
-            cosines: angles.map_or(0, |angles| angles[0]),
-            sines: angles.map_or(0, |angles| angles[1]),
+            query_norm,
+            key_norm,
+            cosines,
+            sines,
             live: set.live,
             row_slot: to.row_slot,
             row_position: to.row_position,
