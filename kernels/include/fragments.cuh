@@ -12,40 +12,25 @@ DEVICE uint32_t swizzled(uint32_t row, uint32_t chunk) {
     return row * DIM + mixed * 8;
 }
 
-// A: rows `row` + 0..16, columns 16 `step` + 0..16.
-template <int DIM>
-DEVICE void load_a(uint32_t (&a)[4], const bf16* tile, uint32_t row, uint32_t step, uint32_t lane) {
-    load_matrix_x4(a, shared_address(tile + swizzled<DIM>(row + (lane & 15), 2 * step + (lane >> 4))));
-}
+// A lane's addresses for ldmatrix are computed once. Tiles start at multiples of 128 bytes, so that what a chunk's place differs by from
+// that of chunk 0 is an exclusive or with a constant, and 8 rows further is the same place plus a constant: a loop over a tile then
+// needs no more than four addresses.
 
-// B of two products Q K^T: columns are rows `row` + 0..8 (b[0], b[1]) and + 8..16 (b[2], b[3]); depth is columns
-// 16 `step` + 0..16.
-template <int DIM>
-DEVICE void load_b_rows(uint32_t (&b)[4], const bf16* tile, uint32_t row, uint32_t step, uint32_t lane) {
-    const uint32_t r = row + (lane & 7) + ((lane >> 4) << 3);
-    load_matrix_x4(b, shared_address(tile + swizzled<DIM>(r, 2 * step + ((lane >> 3) & 1))));
-}
-
-// B of two products P V: columns are columns 8 `chunk` + 0..8 (b[0], b[1]) and + 8..16 (b[2], b[3]); depth is rows
-// `row` + 0..16.
-template <int DIM>
-DEVICE void load_b_columns(uint32_t (&b)[4], const bf16* tile, uint32_t row, uint32_t chunk, uint32_t lane) {
-    load_matrix_x4_transposed(b, shared_address(tile + swizzled<DIM>(row + (lane & 15), chunk + (lane >> 4))));
-}
-
-// The same from addresses that a lane computes once. Tiles start at multiples of 128 bytes, so that what a chunk's place differs
-// by from that of chunk 0 is an exclusive or with a constant, and 8 rows further is the same place plus a constant: a loop over
-// a tile then needs no more than four addresses.
-
-// Chunk 0 of the lane's row, for load_a, load_b_rows and load_b_columns of the tile's first rows.
+// A: rows 0 .. 16 and columns 0 .. 16 of the tile.
 template <int DIM>
 DEVICE uint32_t lane_of_a(const bf16* tile, uint32_t lane) {
     return shared_address(tile + swizzled<DIM>(lane & 15, lane >> 4));
 }
+
+// B of two products Q K^T: their columns are the tile's rows 0 .. 8 (b[0], b[1]) and 8 .. 16 (b[2], b[3]), their depth its columns
+// 0 .. 16.
 template <int DIM>
 DEVICE uint32_t lane_of_b_rows(const bf16* tile, uint32_t lane) {
     return shared_address(tile + swizzled<DIM>((lane & 7) + ((lane >> 4) << 3), (lane >> 3) & 1));
 }
+
+// B of two products P V, for load_matrix_x4_transposed: their columns are the tile's columns 0 .. 8 (b[0], b[1]) and 8 .. 16
+// (b[2], b[3]), their depth its rows 0 .. 16.
 template <int DIM>
 DEVICE uint32_t lane_of_b_columns(const bf16* tile, uint32_t lane) {
     return shared_address(tile + swizzled<DIM>(lane & 15, lane >> 4));
