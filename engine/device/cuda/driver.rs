@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute, CUfunction_attribute_enum as FunctionAttribute};
 use cudarc::driver::{
@@ -57,14 +57,7 @@ unsafe impl Send for Recording {}
 pub(super) struct Marker(CudaEvent);
 
 /// A marker that knows when it was passed.
-pub(super) struct Timestamp {
-    event: CudaEvent,
-    enqueued: Instant,
-}
-
-/// The first driver with the call that reads event times under the name that the bindings know. Before it, times of enqueueing
-/// stand in: too short, which errs on the side of accepting requests.
-const ELAPSED_V2: u32 = 12080;
+pub(super) struct Timestamp(CudaEvent);
 
 /// The card, as far as it matters here.
 #[derive(Clone, Debug)]
@@ -98,6 +91,24 @@ pub(super) fn failed(op: &'static str, error: DriverError) -> DeviceError {
 pub(super) fn is_present() -> bool {
     // SAFETY: only looks for the library.
     unsafe { sys::is_culib_present() }
+}
+
+/// Milliseconds between two events.
+///
+/// The bindings of CUDA 13 know `cuEventElapsedTime_v2` alone, which drivers before 12.8 do not have, and panic there. Every
+/// driver has the older function, which differs in nothing else.
+///
+/// # Safety
+/// Both are live events of the current context that were made to note times.
+pub unsafe fn elapsed_ms(from: sys::CUevent, to: sys::CUevent) -> Result<f32, DriverError> {
+    type Elapsed = unsafe extern "C" fn(*mut f32, sys::CUevent, sys::CUevent) -> sys::CUresult;
+    // SAFETY: a context is current, so the library is there; the type is the function's in cuda.h.
+    let elapsed = unsafe { sys::culib().get::<Elapsed>(b"cuEventElapsedTime") };
+    let Ok(elapsed) = elapsed else { return Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND)) };
+    let mut milliseconds = 0.0;
+    // SAFETY: the caller's promise.
+    unsafe { elapsed(&mut milliseconds, from, to) }.result()?;
+    Ok(milliseconds)
 }
 
 /// Number of cards, or why there are none.
@@ -312,22 +323,21 @@ impl Driver {
     /// The time at which what is enqueued will be done; `used` is a timestamp that nobody asks any more.
     pub(super) fn stamp(&self, queue: Queue, used: Option<Timestamp>) -> Result<Timestamp, DriverError> {
         let event = match used {
-            Some(stamp) => stamp.event,
+            Some(stamp) => stamp.0,
             None => self.context.new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT))?,
         };
         event.record(self.stream(queue))?;
-        Ok(Timestamp { event, enqueued: Instant::now() })
+        Ok(Timestamp(event))
     }
 
     /// Time between two timestamps, or `None` while the later one lies ahead.
     pub(super) fn elapsed(&self, from: &Timestamp, to: &Timestamp) -> Result<Option<Duration>, DriverError> {
-        if !to.event.try_is_complete()? {
+        if !to.0.try_is_complete()? {
             return Ok(None);
         }
-        if self.facts.card.driver < ELAPSED_V2 {
-            return Ok(Some(to.enqueued - from.enqueued));
-        }
-        let ms = from.event.elapsed_ms(&to.event)?;
+        self.context.bind_to_thread()?;
+        // SAFETY: both are events of this context that note times.
+        let ms = unsafe { elapsed_ms(from.0.cu_event(), to.0.cu_event()) }?;
         Ok(Some(Duration::from_secs_f64(f64::from(ms.max(0.0)) / 1e3)))
     }
 

@@ -20,7 +20,11 @@ mod ops;
 mod pack;
 mod slots;
 mod staging;
+mod stopwatch;
 mod weights;
+
+pub use driver::elapsed_ms;
+pub use stopwatch::{Enqueue, Timing};
 
 use std::path::Path;
 use std::sync::Arc;
@@ -89,6 +93,8 @@ pub struct CudaDevice {
     /// Timestamps that nobody asks any more.
     used_stamps: Vec<Timestamp>,
     scratch: ops::Scratch,
+    /// (address, bytes) of what a stopwatch zeroes.
+    ballast: Option<(u64, usize)>,
     /// End of the prefill, or of the search, that the other queue has to follow.
     prefilled: Marker,
     searched: Marker,
@@ -142,6 +148,7 @@ impl CudaDevice {
             marks: Marks::default(),
             used_stamps: Vec::new(),
             scratch: ops::Scratch::default(),
+            ballast: None,
             prefilled: marker()?,
             searched: marker()?,
             driver,
