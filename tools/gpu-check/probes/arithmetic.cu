@@ -5,3 +5,11 @@
 PROBE(exp2_fast_probe, 128) {
     if (uint32_t i = item(); i < p.count) output<float>(p, i) = exp2_fast(input<float>(p, i));
 }
+
+PROBE(exp2_flushed_probe, 128) {
+    if (uint32_t i = item(); i < p.count) output<float>(p, i) = exp2_flushed(input<float>(p, i));
+}
+
+PROBE(reciprocal_flushed_probe, 128) {
+    if (uint32_t i = item(); i < p.count) output<float>(p, i) = reciprocal_flushed(input<float>(p, i));
+}

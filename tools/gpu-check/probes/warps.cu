@@ -9,6 +9,8 @@ PROBE(warp_max_probe, 32) { output<float>(p, item()) = warp_max(input<float>(p, 
 // in u32[count], out u32[count]
 PROBE(warp_max_u32_probe, 32) { output<uint32_t>(p, item()) = warp_max_u32(input<uint32_t>(p, item())); }
 
+PROBE(warp_min_u32_probe, 32) { output<uint32_t>(p, item()) = warp_min_u32(input<uint32_t>(p, item())); }
+
 // in u32[count], out u32[count][8]: the compiler's own shuffles and votes, as kernels use them
 PROBE(shuffles_probe, 32) {
     uint32_t x = input<uint32_t>(p, item());

@@ -27,6 +27,8 @@ const ITEMS: u32 = 4096;
 const WARPS: u32 = 64;
 /// ISA: `ex2.approx` errs by at most 2^-22 of the value, which is four units of the smallest mantissa.
 const EXP2_ULPS: u32 = 4;
+/// ISA: `rcp.approx` errs by at most one unit; the interpreter rounds to nearest.
+const RECIPROCAL_ULPS: u32 = 2;
 /// Partial sums of 17 terms, each rounded or cut at 2^-23 of the largest: 2^-18 with room for the order.
 const MMA_TOLERANCE: f64 = 3.8e-6;
 
@@ -39,6 +41,14 @@ pub fn all() -> Vec<Case> {
         elements("to_float(f16)", "conversions", "widen_f16_probe", bytes(&every_16_bits(ITEMS)), Rule::Exact),
         elements("low_bf16, high_bf16", "conversions", "halves_bf16_probe", bytes(&noise_words(ITEMS)), Rule::Exact),
         elements("exp2_fast", "arithmetic", "exp2_fast_probe", bytes(&exponents()), Rule::Ulps(EXP2_ULPS)),
+        elements("exp2_flushed", "arithmetic", "exp2_flushed_probe", bytes(&exponents()), Rule::Ulps(EXP2_ULPS)),
+        elements(
+            "reciprocal_flushed",
+            "arithmetic",
+            "reciprocal_flushed_probe",
+            bytes(&denominators()),
+            Rule::Ulps(RECIPROCAL_ULPS),
+        ),
         copy_async(),
         load_matrix("load_matrix_x4", "load_matrix_probe"),
         load_matrix("load_matrix_x4_transposed", "load_matrix_transposed_probe"),
@@ -47,6 +57,7 @@ pub fn all() -> Vec<Case> {
         warps("warp_sum", "warp_sum_probe", bytes(&noise(32 * WARPS)), 4),
         warps("warp_max", "warp_max_probe", bytes(&noise(32 * WARPS)), 4),
         warps("warp_max_u32", "warp_max_u32_probe", bytes(&noise_words(32 * WARPS)), 4),
+        warps("warp_min_u32", "warp_min_u32_probe", bytes(&noise_words(32 * WARPS)), 4),
         warps("shuffles and votes", "shuffles_probe", bytes(&noise_words(32 * WARPS)), 32),
     ];
     // Kernels see NaN only as a mark of a bug, which must survive.
@@ -204,6 +215,15 @@ fn exponents() -> Vec<u32> {
         edges.iter().chain(&[f32::INFINITY, f32::NEG_INFINITY, f32::NAN]).map(|x: &f32| x.to_bits()).collect();
     let mut random = Random::new(5);
     words.resize_with(ITEMS as usize, || (random.unit() * 40.0 - 38.0).to_bits());
+    words
+}
+
+/// What a softmax or an activation divides by, and the edges: results that are flushed, zeros, infinities, NaN.
+fn denominators() -> Vec<u32> {
+    let edges = [1.0, -1.0, 0.0, -0.0, 3.0, 1.5, f32::MAX, 1e38, 1.7e38, f32::MIN_POSITIVE, f32::INFINITY, f32::NAN];
+    let mut words: Vec<u32> = edges.iter().map(|x: &f32| x.to_bits()).collect();
+    let mut random = Random::new(6);
+    words.resize_with(ITEMS as usize, || (random.unit() * 2f32.powi(random.below(60) as i32 - 20)).to_bits());
     words
 }
 
