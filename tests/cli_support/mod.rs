@@ -47,7 +47,9 @@ impl Ran {
 
 /// A command of the binary, without the caller's environment of colours and logs.
 pub fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sidereal"));
+    // Carried to another machine, the tests have the binary beside them.
+    let carried = std::env::var_os("SIDEREAL_TEST_ROOT").map(|root| Path::new(&root).join("bin/sidereal"));
+    let mut command = Command::new(carried.unwrap_or_else(|| env!("CARGO_BIN_EXE_sidereal").into()));
     command.args(args).env_remove("RUST_LOG").stdin(Stdio::null());
     command
 }
@@ -82,7 +84,8 @@ pub fn finish(child: Child) -> Ran {
 
 /// A golden export.
 pub fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name)
+    let root = std::env::var_os("SIDEREAL_TEST_ROOT").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    root.join("tests/goldens").join(name)
 }
 
 /// A golden export's path as text.

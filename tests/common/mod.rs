@@ -8,9 +8,14 @@ use sidereal::device::Dtype;
 use sidereal::request::{History, Request};
 use sidereal::schedule::{DeviceChoice, DeviceKind, Engine, EngineConfig, Limits};
 
+/// The repository, or where `SIDEREAL_TEST_ROOT` says that `tests/goldens`, `demo` and `bin/sidereal` were carried to.
+pub fn root() -> PathBuf {
+    std::env::var_os("SIDEREAL_TEST_ROOT").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
+}
+
 /// Folder of a golden export.
 pub fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name)
+    root().join("tests/goldens").join(name)
 }
 
 /// Every golden export, by name.
@@ -29,7 +34,7 @@ pub fn golden_names() -> Vec<String> {
 
 /// The demo's export: trained weights, with goldens like the others.
 pub fn demo_export() -> PathBuf {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/movielens/export");
+    let path = root().join("demo/movielens/export");
     assert!(path.join("sidereal.json").is_file(), "{} is missing: it is part of the repository", path.display());
     path
 }

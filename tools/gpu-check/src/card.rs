@@ -99,7 +99,11 @@ impl Card {
                 Err(error) => refusals.push(format!("{}: {error:?}", image.target)),
             }
         }
-        Err(CheckError::Missing(format!("probes/{}.cu: no image suits the card ({})", module.name, refusals.join("; "))))
+        Err(CheckError::Missing(format!(
+            "probes/{}.cu: no image suits the card ({})",
+            module.name,
+            refusals.join("; ")
+        )))
     }
 
     fn enqueue(&mut self, launch: &Launch, parameters: Parameters) -> Result<(), CheckError> {
@@ -121,7 +125,8 @@ impl Card {
         repeats: usize,
         work: &mut dyn FnMut(&mut Card) -> Result<(), CheckError>,
     ) -> Result<Vec<f32>, CheckError> {
-        let event = || self.context.new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT)).map_err(calling("make an event"));
+        let event =
+            || self.context.new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT)).map_err(calling("make an event"));
         let (begun, ended) = (event()?, event()?);
         work(self)?;
         let mut times = Vec::with_capacity(repeats);
@@ -140,8 +145,7 @@ impl Card {
     /// Times a kernel that reads and writes nothing but `output_bytes` of scratch.
     pub fn time_kernel(&mut self, launch: &Launch, repeats: usize) -> Result<Vec<f32>, CheckError> {
         let output = Block::new(self, 256)?;
-        let parameters =
-            Parameters { input: output.address, output: output.address, count: launch.count, reserved: 0 };
+        let parameters = Parameters { input: output.address, output: output.address, count: launch.count, reserved: 0 };
         self.time(repeats, &mut |card| card.enqueue(launch, parameters))
     }
 

@@ -58,7 +58,10 @@ pub fn start(command: &mut Command) -> Result<Child, CheckError> {
 /// Sends a signal, named as `kill` names it, to a program and all that it started.
 pub fn signal_group(child: &Child, signal: &str) {
     // A group that is gone needs no signal.
-    let _ = Command::new("kill").args([&format!("-{signal}"), "--", &format!("-{}", child.id())]).stderr(Stdio::null()).status();
+    let _ = Command::new("kill")
+        .args([&format!("-{signal}"), "--", &format!("-{}", child.id())])
+        .stderr(Stdio::null())
+        .status();
 }
 
 fn collect(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<String> {
@@ -104,7 +107,8 @@ mod tests {
     #[test]
     fn a_program_that_hangs_is_stopped_with_its_children() {
         let began = Instant::now();
-        let ran = run(Command::new("sh").args(["-c", "echo begun; sleep 60; echo over"]), began + Duration::from_millis(300));
+        let ran =
+            run(Command::new("sh").args(["-c", "echo begun; sleep 60; echo over"]), began + Duration::from_millis(300));
         let ran = ran.unwrap();
         assert!(ran.timed_out && !ran.is_good() && ran.stdout == "begun\n");
         assert!(began.elapsed() < Duration::from_secs(30));
@@ -112,7 +116,10 @@ mod tests {
 
     #[test]
     fn what_a_program_says_is_kept() {
-        let ran = run(Command::new("sh").args(["-c", "echo out; echo err >&2; exit 3"]), Instant::now() + Duration::from_secs(60));
+        let ran = run(
+            Command::new("sh").args(["-c", "echo out; echo err >&2; exit 3"]),
+            Instant::now() + Duration::from_secs(60),
+        );
         let ran = ran.unwrap();
         assert_eq!((ran.code, &ran.stdout[..]), (Some(3), "out\n"));
         assert_eq!(ran.ending(), "exit code 3: err");

@@ -60,7 +60,11 @@ pub struct Table {
 impl Table {
     /// An empty table.
     pub fn new(title: impl Into<String>, columns: &[&str]) -> Table {
-        Table { title: title.into(), columns: columns.iter().map(|&column| column.to_owned()).collect(), rows: Vec::new() }
+        Table {
+            title: title.into(),
+            columns: columns.iter().map(|&column| column.to_owned()).collect(),
+            rows: Vec::new(),
+        }
     }
 }
 
@@ -249,18 +253,26 @@ mod tests {
 
     #[test]
     fn dates_are_civil() {
-        for (seconds, expected) in
-            [(0, "1970-01-01"), (951_782_400, "2000-02-29"), (1_795_478_400, "2026-11-24"), (4_107_542_399, "2100-02-28")]
-        {
+        for (seconds, expected) in [
+            (0, "1970-01-01"),
+            (951_782_400, "2000-02-29"),
+            (1_795_478_400, "2026-11-24"),
+            (4_107_542_399, "2100-02-28"),
+        ] {
             assert_eq!(date(seconds), expected);
         }
     }
 
     #[test]
     fn numbers_have_four_digits() {
-        for (number, expected) in
-            [(0.0, "0"), (12.0, "12"), (1.23456, "1.235"), (123.456, "123.5"), (98_765.4, "98765"), (0.000_012_34, "1.234e-5")]
-        {
+        for (number, expected) in [
+            (0.0, "0"),
+            (12.0, "12"),
+            (1.23456, "1.235"),
+            (123.456, "123.5"),
+            (98_765.4, "98765"),
+            (0.000_012_34, "1.234e-5"),
+        ] {
             assert_eq!(significant(number), expected);
         }
     }

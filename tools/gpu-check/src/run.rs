@@ -24,10 +24,7 @@ pub struct Run {
 
 impl Run {
     /// Adds a section that is made in this process.
-    pub fn section(
-        &mut self,
-        make: impl FnOnce(&Setting) -> Result<Section, CheckError>,
-    ) -> Result<(), CheckError> {
+    pub fn section(&mut self, make: impl FnOnce(&Setting) -> Result<Section, CheckError>) -> Result<(), CheckError> {
         let began = Instant::now();
         let section = make(&self.setting)
             .unwrap_or_else(|error| Section::ended("could not be checked", Verdict::Failed, error.to_string()));

@@ -143,6 +143,7 @@ fn one_file(
 /// The first lines that the tool marks as its own.
 fn findings(output: &str) -> String {
     let marked = output.lines().filter_map(|line| line.strip_prefix("=========")).map(str::trim);
-    let lines: Vec<&str> = marked.filter(|line| !line.is_empty() && !line.contains("COMPUTE-SANITIZER")).take(6).collect();
+    let lines: Vec<&str> =
+        marked.filter(|line| !line.is_empty() && !line.contains("COMPUTE-SANITIZER")).take(6).collect();
     lines.join("; ")
 }

@@ -16,7 +16,7 @@ const STAND_IN: &str = "rehearsal/libcuda.so";
 /// Everything that commands and parts share.
 #[derive(Clone, Debug)]
 pub struct Setting {
-    /// Folder with `bin/`, `goldens/` and `demo/`.
+    /// Folder with `bin/`, and `tests/` and `demo/` as in the repository.
     pub package: PathBuf,
     /// Folder for what is made on the way.
     pub scratch: PathBuf,
@@ -43,7 +43,7 @@ impl Setting {
 
     /// Makes a command's programs find the stand-in driver in a rehearsal.
     pub fn with_driver(&self, mut command: Command) -> Command {
-        command.env_remove("RUST_LOG").env("SIDEREAL_TEST_DRIVER", "real");
+        command.env_remove("RUST_LOG").env("SIDEREAL_TEST_DRIVER", "real").env("SIDEREAL_TEST_ROOT", &self.package);
         if self.is_rehearsal {
             command.env("LD_LIBRARY_PATH", self.package.join("rehearsal"));
         }
@@ -82,7 +82,7 @@ impl Setting {
 
     /// Folders of the carried golden exports, in order.
     pub fn goldens(&self) -> Result<Vec<PathBuf>, CheckError> {
-        let folder = self.package.join("goldens");
+        let folder = self.package.join("tests/goldens");
         let entries = std::fs::read_dir(&folder).map_err(at(&folder))?;
         let mut found: Vec<PathBuf> = entries
             .filter_map(|entry| Some(entry.ok()?.path()))
@@ -94,7 +94,7 @@ impl Setting {
 
     /// The carried demo export.
     pub fn demo(&self) -> PathBuf {
-        self.package.join("demo")
+        self.package.join("demo/movielens/export")
     }
 
     /// Where and when this run is, on `card`.
@@ -128,7 +128,8 @@ fn kernel_module_version() -> Option<String> {
 
 /// What `nvidia-smi` says, where it is there.
 pub fn nvidia_smi(arguments: &[&str]) -> Option<String> {
-    let ran = process::run(Command::new("nvidia-smi").args(arguments), Instant::now() + Duration::from_secs(20)).ok()?;
+    let ran =
+        process::run(Command::new("nvidia-smi").args(arguments), Instant::now() + Duration::from_secs(20)).ok()?;
     ran.is_good().then_some(ran.stdout)
 }
 

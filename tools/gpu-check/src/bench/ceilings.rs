@@ -34,7 +34,8 @@ pub fn section(setting: &Setting) -> Result<Section, CheckError> {
     let sizes = if setting.is_rehearsal { REHEARSED } else { FULL };
     let repeats = if setting.is_rehearsal { 2 } else { REPEATS };
     let blocks = (card.multiprocessors() * sizes.blocks_a_multiprocessor).max(1);
-    let launch = |kernel| Launch { module: "ceilings", kernel, blocks, threads: THREADS, shared: 0, count: sizes.rounds };
+    let launch =
+        |kernel| Launch { module: "ceilings", kernel, blocks, threads: THREADS, shared: 0, count: sizes.rounds };
     let warps = f64::from(blocks * THREADS / 32);
     let rounds = f64::from(sizes.rounds);
     let copy = Summary::of(card.time_copy(sizes.copy_bytes, repeats)?.into_iter().map(f64::from));

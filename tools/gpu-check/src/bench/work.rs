@@ -24,10 +24,9 @@ pub struct Ceilings {
 impl Work {
     /// Of several parts.
     pub fn sum(parts: impl IntoIterator<Item = Work>) -> Work {
-        parts.into_iter().fold(Work::default(), |sum, part| Work {
-            flops: sum.flops + part.flops,
-            bytes: sum.bytes + part.bytes,
-        })
+        parts
+            .into_iter()
+            .fold(Work::default(), |sum, part| Work { flops: sum.flops + part.flops, bytes: sum.bytes + part.bytes })
     }
 
     /// The same, `n` times.
@@ -96,10 +95,7 @@ impl Heads {
 pub fn history_attention(heads: Heads, tokens: usize, is_causal: bool) -> Work {
     let n = tokens as f64;
     let pairs = if is_causal { n * (n + 1.0) / 2.0 } else { n * n };
-    Work {
-        flops: heads.flops(pairs),
-        bytes: bytes(&[tokens * heads.kv_bytes(), 2 * tokens * heads.query_bytes()]),
-    }
+    Work { flops: heads.flops(pairs), bytes: bytes(&[tokens * heads.kv_bytes(), 2 * tokens * heads.query_bytes()]) }
 }
 
 /// Attention of a request's beams over its history, read once for all, and `own` tokens of each beam.
@@ -155,7 +151,11 @@ mod tests {
         assert_eq!(QWEN.kv_bytes(), 4096);
         let work = beam_attention(QWEN, 1000, 256, 2);
         assert_eq!(work.flops, 256.0 * 1002.0 * 8192.0);
-        assert_eq!(work.bytes, (1000 * 4096 + 256 * 2 * 4096 + 2 * 256 * 4096) as f64, "the history is read once for all beams");
+        assert_eq!(
+            work.bytes,
+            (1000 * 4096 + 256 * 2 * 4096 + 2 * 256 * 4096) as f64,
+            "the history is read once for all beams"
+        );
     }
 
     #[test]

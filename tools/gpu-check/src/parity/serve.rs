@@ -163,6 +163,7 @@ fn one_server(
 
 /// Bit for bit.
 fn are_same(a: &[Ranked], b: &[Ranked]) -> bool {
-    let same = |(a, b): (&Ranked, &Ranked)| a.sid == b.sid && a.score.to_bits() == b.score.to_bits() && a.items == b.items;
+    let same =
+        |(a, b): (&Ranked, &Ranked)| a.sid == b.sid && a.score.to_bits() == b.score.to_bits() && a.items == b.items;
     a.len() == b.len() && std::iter::zip(a, b).all(same)
 }

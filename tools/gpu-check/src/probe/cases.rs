@@ -184,9 +184,29 @@ fn noise(count: u32) -> Vec<u32> {
 /// infinity, subnormals, zeros, infinities, NaNs of every kind), then random patterns.
 fn specials(count: u32) -> Vec<u32> {
     let mut words = vec![
-        0x0000_0000, 0x8000_0000, 0x7f80_0000, 0xff80_0000, 0x7fc0_0000, 0xffc0_0000, 0x7f80_0001, 0xffff_ffff,
-        0x7fff_ffff, 0x7f80_ffff, 0x0000_0001, 0x8000_0001, 0x007f_ffff, 0x0080_0000, 0x0000_7fff, 0x0000_8000,
-        0x0000_8001, 0x0001_8000, 0x7f7f_ffff, 0xff7f_ffff, 0x7f7f_8000, 0x7f7f_7fff, 0x7f7f_0000,
+        0x0000_0000,
+        0x8000_0000,
+        0x7f80_0000,
+        0xff80_0000,
+        0x7fc0_0000,
+        0xffc0_0000,
+        0x7f80_0001,
+        0xffff_ffff,
+        0x7fff_ffff,
+        0x7f80_ffff,
+        0x0000_0001,
+        0x8000_0001,
+        0x007f_ffff,
+        0x0080_0000,
+        0x0000_7fff,
+        0x0000_8000,
+        0x0000_8001,
+        0x0001_8000,
+        0x7f7f_ffff,
+        0xff7f_ffff,
+        0x7f7f_8000,
+        0x7f7f_7fff,
+        0x7f7f_0000,
     ];
     for upper in [0x3f80u32, 0x3f81, 0xbf80, 0xbf81, 0x0001, 0x0080, 0x7f7e] {
         words.extend([0x7fff, 0x8000, 0x8001, 0x0001, 0xffff].map(|lower| upper << 16 | lower));

@@ -34,7 +34,12 @@ pub fn compare(case: &Case, actual: &[u8], expected: &[u8]) -> Outcome {
             let told = match wrong.first() {
                 None => "none".to_owned(),
                 Some(&at) => {
-                    format!("{} words, the first at {at}: {:#010x}, not {:#010x}", wrong.len(), actual[at], expected[at])
+                    format!(
+                        "{} words, the first at {at}: {:#010x}, not {:#010x}",
+                        wrong.len(),
+                        actual[at],
+                        expected[at]
+                    )
                 }
             };
             ("every bit".to_owned(), told, wrong.is_empty())

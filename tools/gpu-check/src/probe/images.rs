@@ -33,7 +33,8 @@ pub fn module(name: &str) -> Result<&'static Module, CheckError> {
     let module = table::MODULES.iter().find(|module| module.name == name);
     let module = module.ok_or_else(|| CheckError::Missing(format!("no probes/{name}.cu")))?;
     if module.images.is_empty() {
-        let told = "this binary was built without a CUDA compiler and has no probes: run tools/cuda-toolchain, then pack";
+        let told =
+            "this binary was built without a CUDA compiler and has no probes: run tools/cuda-toolchain, then pack";
         return Err(CheckError::Missing(told.to_owned()));
     }
     Ok(module)
