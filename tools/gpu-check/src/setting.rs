@@ -73,13 +73,6 @@ impl Setting {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    /// A folder below the scratch folder, made if it is not there.
-    pub fn scratch_folder(&self, name: &str) -> Result<PathBuf, CheckError> {
-        let path = self.scratch.join(name);
-        std::fs::create_dir_all(&path).map_err(at(&path))?;
-        Ok(path)
-    }
-
     /// Folders of the carried golden exports, in order.
     pub fn goldens(&self) -> Result<Vec<PathBuf>, CheckError> {
         let folder = self.package.join("tests/goldens");

@@ -7,7 +7,7 @@ use sidereal::device::{
 };
 use sidereal::export::TensorView;
 
-use super::rig::{self, Measurement, Rig, Search, matrix, noise, noisy, nothing, source};
+use super::rig::{self, Measurement, Rig, Search, matrix, noise, noisy, nothing};
 use super::work::{self, BF16, F32, Heads, Work};
 use crate::error::CheckError;
 use crate::exporter::{Items, LEVELS};
@@ -187,7 +187,7 @@ fn one_decode(rig: &mut Rig, decode: Decode, shape: String) -> Result<(), CheckE
     let pool = rig::history(&mut device, (tokens, requests, history), heads, layers)?;
     let catalog = rig::catalog(Items { codes: 512.max(beams), count: 20_000.min(400 * beams) })?;
     let search = Search::plan(&mut device, (requests, beams), &catalog)?;
-    let own = OwnShape { layers, kv_heads: heads.kv, head_dim: heads.dim, steps: LEVELS, rows };
+    let own = OwnShape { layers, heads: heads.query, kv_heads: heads.kv, head_dim: heads.dim, steps: LEVELS, rows };
     let slab = device.own_slab(own)?;
     let width = heads.kv * heads.dim;
     let key = noisy(&mut device, rows, width, Dtype::F32)?;

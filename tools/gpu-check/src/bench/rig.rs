@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use sidereal::device::cuda::{CudaDevice, Enqueue, Timing};
 use sidereal::device::{
     Cohort, CohortLane, CohortPlan, CohortRequest, Device, DeviceError, Dtype, ExpandArgs, Head, HeadSource, KvPool,
-    KvShape, KvTarget, LinearSource, Queue, Rows, Segment, SlotPlan, SlotState, Span, Tensor, TokenBatch, TokenLane,
-    TrieId, WriteKvArgs,
+    KvShape, KvTarget, Queue, Rows, Segment, SlotPlan, SlotState, Span, Tensor, TokenBatch, TokenLane, TrieId,
+    WriteKvArgs,
 };
 use sidereal::export::TensorView;
 
@@ -132,11 +132,6 @@ pub fn noise(seed: u64, count: usize, scale: f32) -> Vec<f32> {
 pub fn matrix(seed: u64, outputs: usize, inputs: usize) -> TensorView {
     let values = noise(seed, outputs * inputs, (3.0 / inputs as f32).sqrt());
     TensorView::owned("noise", vec![outputs, inputs], values)
-}
-
-/// One matrix as a source.
-pub fn source(matrix: TensorView) -> LinearSource {
-    LinearSource { parts: vec![matrix], gated: false }
 }
 
 /// A buffer of noise.
