@@ -43,7 +43,11 @@ impl Setting {
 
     /// Makes a command's programs find the stand-in driver in a rehearsal.
     pub fn with_driver(&self, mut command: Command) -> Command {
-        command.env_remove("RUST_LOG").env("SIDEREAL_TEST_DRIVER", "real").env("SIDEREAL_TEST_ROOT", &self.package);
+        command
+            .env_remove("RUST_LOG")
+            .env_remove("RUST_BACKTRACE")
+            .env("SIDEREAL_TEST_DRIVER", "real")
+            .env("SIDEREAL_TEST_ROOT", &self.package);
         if self.is_rehearsal {
             command.env("LD_LIBRARY_PATH", self.package.join("rehearsal"));
         }

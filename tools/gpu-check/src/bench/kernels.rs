@@ -91,7 +91,8 @@ pub fn head(setting: &Setting) -> Result<Section, CheckError> {
         let shape = format!("[{rows}, {hidden}] x [{vocabulary}, {hidden}], {codes} codes");
         rig.shape(&shape.clone(), |rig| {
             let mut device = rig.device()?;
-            let lane = rig::token_lane(&mut device, 1, rows)?;
+            rig::token_lane(&mut device, 1, 1)?;
+            let lane = rig::beam_lane(&mut device, rows)?;
             let first = vocabulary - LEVELS * codes;
             let tokens = |level: usize| (0..codes).map(|code| (first + level * codes + code) as u32).collect();
             let source = HeadSource {
@@ -103,9 +104,9 @@ pub fn head(setting: &Setting) -> Result<Section, CheckError> {
             let x = noisy(&mut device, rows, hidden, Dtype::Bf16)?;
             let logits = device.buffer(rows, codes, Dtype::F32)?;
             let lognorm = device.buffer(rows, 1, Dtype::F32)?;
-            let (target, normalizer) = (Target::Level(1), Normalizer::Vocabulary);
+            let (rows_of, target, normalizer) = (Rows::Beams(lane), Target::Level(1), Normalizer::Vocabulary);
             let mut body = |device: &mut dyn Device| {
-                device.head(&HeadArgs { rows: Rows::Tokens(lane), x, head, target, normalizer, logits, lognorm })
+                device.head(&HeadArgs { rows: rows_of, x, head, target, normalizer, logits, lognorm })
             };
             let work = work::head(rows, hidden, vocabulary, codes);
             let row = Measurement { shape, work, runs: 1, prepare: &mut nothing, body: &mut body };

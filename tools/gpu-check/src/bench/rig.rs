@@ -3,6 +3,8 @@
 //! Every shape gets a device of its own, so that nothing but its buffers is on the card. All token lanes are on the search queue,
 //! which is the one that is timed. Inputs are noise, never zeros, which a card multiplies with less power and so faster.
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -72,10 +74,16 @@ impl<'a> Rig<'a> {
         let missing = if Instant::now() >= self.setting.deadline {
             Some("dropped: out of time".to_owned())
         } else {
-            measure(self).err().map(|error| {
+            // An assertion of the engine's fails this row alone; its device is dropped with it.
+            let outcome = catch_unwind(AssertUnwindSafe(|| measure(self)));
+            let why = match outcome {
+                Ok(outcome) => outcome.err().map(|error| error.to_string()),
+                Err(panic) => Some(panic_message(&*panic)),
+            };
+            if why.is_some() {
                 self.verdict = Verdict::Failed;
-                error.to_string()
-            })
+            }
+            why
         };
         if let Some(why) = missing {
             let mut row = vec![Value::Null; self.table.columns.len()];
@@ -115,6 +123,11 @@ impl<'a> Rig<'a> {
         section.tables.push(self.table);
         section
     }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    format!("panicked: {}", text.unwrap_or("without a message"))
 }
 
 /// Nothing to prepare.
@@ -196,6 +209,14 @@ pub fn history(
         })?;
     }
     Ok(pool)
+}
+
+/// A lane of one request of `rows` beams, none of which has chosen a token. Slots are planned before.
+pub fn beam_lane(device: &mut CudaDevice, rows: usize) -> Result<CohortLane, DeviceError> {
+    let lane = device.cohort_lane(CohortPlan { rows, steps: LEVELS, requests: 1, banned_nodes: 64 })?;
+    let request = CohortRequest { slot: 0, beams: rows as u32, first_row: 0, banned_nodes: Vec::new() };
+    device.write_cohort(lane, &Cohort { requests: vec![request] })?;
+    Ok(lane)
 }
 
 /// A search over a trie with given logits, without a model.
