@@ -64,7 +64,7 @@ pub fn section(setting: &Setting) -> Result<Section, CheckError> {
     let filters: &[&str] = if setting.is_rehearsal { REHEARSED } else { &[] };
     let names = list(setting, filters)?;
     if names.is_empty() {
-        return Ok(Section::ended(section.name, Verdict::NotMeasured, "there are no such tests"));
+        return Ok(Section::ended(section.name, Verdict::Failed, "bin/cuda-tests has no such tests"));
     }
     if setting.is_rehearsal {
         section.notes.push(format!("rehearsal: tests named {} alone", filters.join(", ")));
