@@ -227,7 +227,7 @@ fn significant(x: f64) -> String {
     }
     let digits = 3 - x.abs().log10().floor() as i32;
     match digits {
-        0..=9 => format!("{x:.*}", digits as usize),
+        0..=7 => format!("{x:.*}", digits as usize),
         _ if x.abs() < 1.0 => format!("{x:.3e}"),
         _ => format!("{x:.0}"),
     }

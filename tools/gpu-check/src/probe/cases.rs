@@ -50,6 +50,7 @@ pub fn all() -> Vec<Case> {
             Rule::Ulps(RECIPROCAL_ULPS),
         ),
         copy_async(),
+        barriers(),
         load_matrix("load_matrix_x4", "load_matrix_probe"),
         load_matrix("load_matrix_x4_transposed", "load_matrix_transposed_probe"),
         mma_whole_numbers(),
@@ -81,6 +82,13 @@ fn copy_async() -> Case {
         Launch { module: "copies", kernel: "copy_async_probe", blocks: 1, threads: 128, shared: 4096, count: 0 };
     let input = bytes(&noise_words(1024));
     Case { name: "copy_async_16, commit, wait", launch, input, output_bytes: 4096, rule: Rule::Exact }
+}
+
+fn barriers() -> Case {
+    let launch =
+        Launch { module: "barriers", kernel: "barriers_probe", blocks: 1, threads: 128, shared: 512, count: 64 };
+    let name = "barrier_sync, barrier_arrive, prefetch_l2, opaque";
+    Case { name, launch, input: bytes(&noise_words(64)), output_bytes: 256, rule: Rule::Exact }
 }
 
 fn load_matrix(name: &'static str, kernel: &'static str) -> Case {
