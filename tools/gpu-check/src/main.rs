@@ -59,6 +59,9 @@ struct Cli {
     command: Command,
 }
 
+/// What a command adds to its report.
+type Work = fn(&mut Run) -> Result<(), CheckError>;
+
 #[derive(Clone, Debug, Subcommand)]
 enum Command {
     /// What machine this is
@@ -132,7 +135,7 @@ fn report(cli: &Cli, setting: Setting, command: &Command) -> Result<bool, CheckE
     let facts = facts::section(&card);
     // The parts have the card to themselves.
     drop(card);
-    let (name, work): (_, fn(&mut Run) -> Result<(), CheckError>) = match command {
+    let (name, work): (_, Work) = match command {
         Command::Parity => ("parity", parity::run),
         Command::Bench => ("bench", bench::run),
         Command::Sanitize => ("sanitize", sanitize::run),

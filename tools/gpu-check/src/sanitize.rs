@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::error::CheckError;
-use crate::parity::tests::{self, PROGRAM};
+use crate::parity::device_tests::{self, PROGRAM};
 use crate::process;
 use crate::report::{Section, Table, Verdict};
 use crate::run::Run;
@@ -63,8 +63,8 @@ fn section(
     share: Duration,
 ) -> Result<Section, CheckError> {
     let deadline = Instant::now() + share;
-    let filters: &[&str] = if setting.is_rehearsal { tests::REHEARSED } else { &[] };
-    let names = tests::list(setting, filters)?;
+    let filters: &[&str] = if setting.is_rehearsal { device_tests::REHEARSED } else { &[] };
+    let names = device_tests::list(setting, filters)?;
     let mut files: Vec<String> =
         names.iter().filter_map(|name| Some(format!("{}::", name.split_once("::")?.0))).collect();
     files.sort();
@@ -137,7 +137,7 @@ fn one_file(
         () if ran.is_good() => (Verdict::Passed, String::new()),
         () => (Verdict::Failed, findings(&output)),
     };
-    Ok(Outcome { verdict, passed: tests::tally(&ran.stdout).passed, told })
+    Ok(Outcome { verdict, passed: device_tests::tally(&ran.stdout).passed, told })
 }
 
 /// The first lines that the tool marks as its own.

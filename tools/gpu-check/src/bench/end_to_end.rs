@@ -163,7 +163,7 @@ impl Group {
         let (tokens, beams) = (over(|workload| workload.tokens), over(|workload| workload.beams as usize));
         Limits {
             max_prompt_tokens: tokens,
-            max_prefill_tokens: tokens.max(64).min(8192),
+            max_prefill_tokens: tokens.clamp(64, 8192),
             max_beams: beams,
             max_cohort_rows: beams * batch.min(8),
             max_sequences: 2 * batch,
@@ -274,26 +274,31 @@ fn drive(setting: &Setting, engine: &Engine, group: &Group, workload: &Workload)
     Ok(Figures { summary: summary.ok_or("nothing was answered")?, per_second })
 }
 
+/// An answer, and when its request was handed over.
+type Arrived = (Instant, Answer);
+
 /// Those who ask.
 struct Clients<'a> {
     engine: &'a Engine,
     group: &'a Group,
     workload: &'a Workload,
     next: u64,
-    answers: (mpsc::Sender<(Instant, Answer)>, mpsc::Receiver<(Instant, Answer)>),
+    sender: mpsc::Sender<Arrived>,
+    receiver: mpsc::Receiver<Arrived>,
 }
 
 impl<'a> Clients<'a> {
     fn new(engine: &'a Engine, group: &'a Group, workload: &'a Workload) -> Clients<'a> {
-        Clients { engine, group, workload, next: 1, answers: mpsc::channel() }
+        let (sender, receiver) = mpsc::channel();
+        Clients { engine, group, workload, next: 1, sender, receiver }
     }
 
     fn ask(&mut self) {
-        let Clients { engine, group, workload, next, answers } = self;
+        let Clients { engine, group, workload, next, sender, .. } = self;
         let tokens = exporter::prompt(&group.model, group.items, workload.tokens, *next);
         let request = Request::new(*next, History::Tokens(tokens), workload.beams, workload.beams);
         *next += 1;
-        let (sender, arrived) = (answers.0.clone(), Instant::now());
+        let (sender, arrived) = (sender.clone(), Instant::now());
         let done = Box::new(move |answer| {
             // The receiver outlives every request.
             let _ = sender.send((arrived, answer));
@@ -303,7 +308,7 @@ impl<'a> Clients<'a> {
 
     /// The latency of the next answer, which must be a full list.
     fn wait(&self) -> Result<Duration, String> {
-        let (arrived, answer) = self.answers.1.recv().map_err(|_| "the engine stopped".to_owned())?;
+        let (arrived, answer) = self.receiver.recv().map_err(|_| "the engine stopped".to_owned())?;
         match answer {
             Ok(answer) if answer.results.is_empty() => Err("a request was answered with nothing".to_owned()),
             Ok(_) => Ok(arrived.elapsed()),

@@ -3,9 +3,9 @@
 //! In this order, each by itself, so that a fault of one does not hide the next: the wrappers of ptx.h, every kernel through the
 //! device tests, the goldens through the engine, and a server that is asked alone and by many at once.
 
+pub mod device_tests;
 mod goldens;
 pub mod serve;
-pub mod tests;
 
 use crate::emulated::Emulated;
 use crate::error::CheckError;
@@ -18,8 +18,8 @@ use serde_json::json;
 /// Runs all of it.
 pub fn run(run: &mut Run) -> Result<(), CheckError> {
     run.part("probes", 120)?;
-    run.section(|setting| tests::section(setting))?;
-    run.section(|setting| goldens::section(setting))?;
+    run.section(device_tests::section)?;
+    run.section(goldens::section)?;
     run.part("serve", 120)
 }
 
