@@ -43,7 +43,7 @@ struct Cli {
     /// The unpacked package [default: the folder above this program's]
     #[arg(long, global = true, value_name = "DIR")]
     package: Option<PathBuf>,
-    /// Where reports go [default: benches/results/gpu-<card>-<date>]
+    /// Where reports go [default: benches/results/gpu-CARD-DATE]
     #[arg(long, global = true, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Where weights and logs go; kept if named [default: a folder of its own, removed at the end]
