@@ -1,6 +1,6 @@
 //! The CUDA device: the same operations as the CPU's, as kernels on one card.
 //!
-//! Operations only enqueue, on one of two queues; each is one or a few kernels of `kernels/`, launched by a file of [`ops`]. A
+//! Operations only enqueue, on one of two queues; each is one or a few kernels of `kernels/`, launched by a file of `ops`. A
 //! launch's parameters hold addresses and shapes that never change; what varies by request is read on the card from the
 //! lanes, so that a step can be recorded once and replayed. The host waits in [`Device::read_beams`], and where a staging
 //! buffer's last copy has not run yet.
