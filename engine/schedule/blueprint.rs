@@ -26,10 +26,10 @@ impl Blueprint {
     ///
     /// # Errors
     /// The device is not there or too small, or the limits leave no room for a prompt.
-    pub fn open(&self, description: &Description) -> Result<(Hardware, Capacity), LoadError> {
-        let Blueprint { export, limits, plan, .. } = self;
-        let manifest = export.manifest();
+    pub fn open(&mut self, description: &Description) -> Result<(Hardware, Capacity), LoadError> {
         let mut device = self.choice.open()?;
+        let Blueprint { export, limits, plan, .. } = &*self;
+        let manifest = export.manifest();
         let capacity = plan_capacity(limits, description, plan, device.facts().compute.bytes());
         if capacity.prompt_tokens == 0 {
             let message = "no position is left for a prompt: max_position_embeddings is too small";

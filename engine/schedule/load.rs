@@ -64,18 +64,23 @@ pub struct DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// Opens the device.
+    /// Opens the device. `Auto` becomes the kind that was opened: what a lost device served must not go on, unsaid, on one
+    /// that is slower and rounds otherwise.
     ///
     /// # Errors
     /// The device is not there, or too old. `Auto` takes the CPU then.
-    pub fn open(&self) -> Result<Box<dyn Device>, DeviceError> {
+    pub fn open(&mut self) -> Result<Box<dyn Device>, DeviceError> {
         match self.kind {
             DeviceKind::Cpu => self.open_cpu(),
             DeviceKind::Cuda(ordinal) => self.open_cuda(ordinal),
             DeviceKind::Auto => match cuda::cards().and_then(|_| self.open_cuda(0)) {
-                Ok(device) => Ok(device),
+                Ok(device) => {
+                    self.kind = DeviceKind::Cuda(0);
+                    Ok(device)
+                }
                 Err(reason) => {
                     tracing::info!(%reason, "no CUDA device: the CPU computes");
+                    self.kind = DeviceKind::Cpu;
                     self.open_cpu()
                 }
             },
