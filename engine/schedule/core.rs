@@ -117,8 +117,8 @@ pub(super) struct Core {
     /// `None` while the device is opened again, and for good when that did not help.
     hardware: Option<Hardware>,
     reopen: Reopen,
-    /// When the device was last lost.
-    lost_at: Option<Instant>,
+    /// When the device was last opened again.
+    back_at: Option<Instant>,
     geometry: Geometry,
     stats: Arc<Stats>,
     clock: Clock,
@@ -164,7 +164,7 @@ impl Core {
             closed: false,
             hardware: Some(hardware),
             reopen,
-            lost_at: None,
+            back_at: None,
             geometry,
             stats,
             clock,

@@ -1,7 +1,7 @@
 //! A lost device: opened again once, and everything that was on it done again.
 //!
 //! The requests of the batch that met the error are refused. All others lost their KV, not their callers' patience: they keep
-//! slots and pages and start over with their prefill. A second loss within [`APART`], or a device that does not open again,
+//! slots and pages and start over with their prefill. A loss within [`APART`] of that, or a device that does not open again,
 //! ends the engine's work: everybody is refused with the reason, newcomers too, and whoever serves is told by
 //! [`Stats::given_up`](crate::schedule::stats::Stats::given_up).
 
@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::Core;
 use crate::request::RefusalKind;
 
-/// Losses closer together than this are not bad luck.
+/// A device that does not last this long is not bad luck.
 const APART: Duration = Duration::from_secs(60);
 
 /// What requests are told when there is no device any more.
@@ -21,18 +21,20 @@ impl Core {
     /// Opens the device again, or gives up.
     pub(super) fn recover(&mut self) {
         let now = self.now();
-        let too_soon = self.lost_at.replace(now).is_some_and(|before| now - before < APART);
+        let too_soon = self.back_at.is_some_and(|before| now - before < APART);
         self.start_over();
         // The old device goes first: both would not fit.
         self.hardware = None;
         if too_soon {
-            tracing::error!("the device was lost twice within {} s", APART.as_secs());
+            tracing::error!("the device was lost again within {} s", APART.as_secs());
             return self.give_up();
         }
         match (self.reopen)() {
             Ok(hardware) => {
                 tracing::warn!(restarted = self.prefilling.len(), "the device was lost and is open again");
                 self.hardware = Some(hardware);
+                // Not since the loss: opening a large model may itself take longer than that.
+                self.back_at = Some(self.now());
                 self.stats.device_losses.fetch_add(1, Ordering::Relaxed);
             }
             Err(error) => {
@@ -56,6 +58,8 @@ impl Core {
         for (slot, running) in (0..).zip(&mut self.slots) {
             if let Some(running) = running {
                 running.prefilled = 0;
+                // It waits again; what follows begins where its last finished stage ended.
+                running.marks.queue += std::mem::take(&mut running.marks.prefill);
                 self.prefilling.push(slot);
             }
         }

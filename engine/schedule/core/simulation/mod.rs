@@ -79,7 +79,8 @@ pub struct Outcome {
 struct Asked {
     planned: Planned,
     cancel: Arc<AtomicBool>,
-    sent: bool,
+    /// When it was sent.
+    sent: Option<Instant>,
     /// Turns begun since its caller or the clock had stopped it.
     turns_stopped: usize,
 }
@@ -109,7 +110,7 @@ impl Simulation {
         let asked = |planned: &Planned| Asked {
             planned: planned.clone(),
             cancel: Arc::default(),
-            sent: false,
+            sent: None,
             turns_stopped: 0,
         };
         Simulation {
@@ -167,7 +168,7 @@ impl Simulation {
             }
             self.to_come.pop_front();
             let asked = &mut self.asked[id];
-            asked.sent = true;
+            asked.sent = Some(now);
             self.open.push(id);
             self.in_flight.fetch_add(1, Ordering::Relaxed);
             let world = self.world.clone();
@@ -231,6 +232,8 @@ impl Simulation {
         let read = self.world.lock().known[id].read.expect("a finished search was read");
         let marked = timings.queue + timings.prefill + timings.search;
         assert!(ticket.arrived + marked <= read && marked > timings.search, "{timings:?}");
+        let sent = self.asked[id].sent.expect("who is answered has asked");
+        assert!(sent + marked >= read, "time between stages: {timings:?}");
         if let Some(refusal) = ticket.stopped(now, "when its search ended") {
             return ticket.answer(Err(refusal));
         }
@@ -293,7 +296,7 @@ impl Simulation {
         let mut outcome =
             Outcome { turns: self.turns, reopened: world.reopened, trace: world.trace, ..Outcome::default() };
         for (id, (asked, known)) in self.asked.iter().zip(&world.known).enumerate() {
-            assert_eq!(known.answers.len(), usize::from(asked.sent), "request {id}: {:?}", known.answers);
+            assert_eq!(known.answers.len(), usize::from(asked.sent.is_some()), "request {id}: {:?}", known.answers);
             let Some((kind, message, when)) = known.answers.first() else { continue };
             let deadline = world.start() + asked.planned.at + asked.planned.allowed;
             let cancelled = asked.cancel.load(Ordering::Relaxed);

@@ -59,6 +59,7 @@ impl Scenario {
                 lose_at: Vec::new(),
                 punctual: chance.below(2) == 0,
                 panic_at: None,
+                open_ns: 0,
             },
             ..Scenario::plain(which, longest, prefill_tokens)
         };

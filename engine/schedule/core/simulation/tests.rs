@@ -50,6 +50,10 @@ fn a_lost_device_comes_back_once_a_minute() {
     }
     let outcome = run(scenario(&[50, 60], Duration::ZERO));
     assert!(outcome.reopened == 1 && failed(&outcome) > 20, "lost twice at once: {outcome:?}");
+    let mut slow = scenario(&[50, 60], Duration::ZERO);
+    slow.temper.open_ns = 100_000_000_000;
+    let outcome = run(slow);
+    assert!(outcome.reopened == 1 && failed(&outcome) > 20, "lost again as soon as it was open: {outcome:?}");
     let outcome = run(scenario(&[5, 150], Duration::from_secs(20)));
     assert!(outcome.reopened == 2 && failed(&outcome) == 2, "lost twice with minutes between: {outcome:?}");
 }

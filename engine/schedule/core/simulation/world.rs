@@ -65,6 +65,8 @@ pub struct Temper {
     pub lose_at: Vec<u64>,
     /// The operation that panics.
     pub panic_at: Option<u64>,
+    /// How long a lost device takes to open, if more than a millisecond.
+    pub open_ns: u64,
     /// Beams are there as soon as they are computed.
     pub punctual: bool,
 }
@@ -221,7 +223,7 @@ impl World {
     /// A new device, with nothing on it.
     pub fn reopen(&mut self) -> Result<(), DeviceError> {
         assert!(self.lost, "a device is opened beside another");
-        self.passed_ns += 1_000_000;
+        self.passed_ns += self.temper.open_ns.max(1_000_000);
         self.note(0x0b);
         if self.temper.losses > 0 && self.chance.below(8) == 0 {
             return Err(DeviceError::Unavailable("it was told to".into()));
