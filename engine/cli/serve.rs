@@ -22,7 +22,8 @@ use crate::serve::{Address, Server, ServerConfig, Service};
 const WATCH: Duration = Duration::from_secs(1);
 
 /// Why a server ends by itself.
-const LOST: &str = "the device was lost and could not be brought back (the log says why); start the server again";
+const LOST: &str = "the device was lost and could not be brought back, or the engine met a fault of its own (the log says \
+                    which); start the server again";
 
 /// Longest secret: a wrong file, or a device without an end, must not fill the memory.
 const MAX_SECRET_BYTES: u64 = 64 << 10;

@@ -78,8 +78,8 @@ impl Engine {
         let (to_host, finished) = bounded(limits.max_requests);
         let core = Core::new(parts, newcomers, to_host);
         let threads = vec![
-            spawn("sidereal-engine", move || core.run())?,
-            spawn("sidereal-host", move || serve_host(&host, arrivals, to_core, finished))?,
+            spawn("sidereal-engine", watched(&stats, move || core.run()))?,
+            spawn("sidereal-host", watched(&stats, move || serve_host(&host, arrivals, to_core, finished)))?,
         ];
         Ok(Engine {
             facts,
@@ -110,7 +110,7 @@ impl Engine {
         &self.limits
     }
 
-    /// Whether the device was lost for good: every request is refused, and whoever serves should end.
+    /// Whether the device was lost for good, or a thread panicked: every request is refused, and whoever serves should end.
     pub fn has_given_up(&self) -> bool {
         self.stats.given_up.load(Ordering::Acquire)
     }
@@ -192,6 +192,26 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.drain();
+    }
+}
+
+/// Sets [`Stats::given_up`] where it is dropped by a panic.
+struct Watch(Arc<Stats>);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.given_up.store(true, Ordering::Release);
+        }
+    }
+}
+
+/// The body of a thread without which nobody is served.
+fn watched(stats: &Arc<Stats>, body: impl FnOnce() + Send + 'static) -> impl FnOnce() + Send + 'static {
+    let watch = Watch(Arc::clone(stats));
+    move || {
+        let _watch = watch;
+        body();
     }
 }
 

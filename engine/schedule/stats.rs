@@ -27,7 +27,7 @@ pub struct Stats {
     pub free_pages: AtomicU64,
     /// How often the device was lost and opened again.
     pub device_losses: AtomicU64,
-    /// The device was lost for good: every request is refused `DEVICE_FAILED`.
+    /// The device was lost for good, or a thread panicked: every request is refused `DEVICE_FAILED`.
     pub given_up: AtomicBool,
 }
 

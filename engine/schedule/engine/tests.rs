@@ -113,6 +113,8 @@ fn a_panic_of_the_engine_thread_refuses_everybody() {
 #[test]
 fn a_stopped_engine_says_so_at_once() {
     let engine = broken();
+    assert!(engine.has_given_up(), "whoever serves is told");
+    assert_eq!(engine.stats()["ready"], false);
     let began = Instant::now();
     let refusal = only(&ask(&engine, 1)).unwrap_err();
     assert_eq!(refusal.kind, RefusalKind::DeviceFailed);
