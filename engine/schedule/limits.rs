@@ -91,10 +91,11 @@ impl Limits {
     /// A message naming the limit and what it must be.
     pub fn validate(&self) -> Result<(), String> {
         const ANY: usize = u32::MAX as usize;
-        // Queues and slots are allocated at start; a beam's rank has 16 bits on the device.
+        // Queues and slots are allocated at start; a beam's rank has 16 bits on the device, and a launch has room for 65,535
+        // requests.
         let counts = [
             ("max_requests", self.max_requests, 1 << 20),
-            ("max_sequences", self.max_sequences, 1 << 16),
+            ("max_sequences", self.max_sequences, (1 << 16) - 1),
             ("max_prompt_tokens", self.max_prompt_tokens, ANY),
             ("max_beams", self.max_beams, 1 << 16),
             ("max_prefill_tokens", self.max_prefill_tokens, ANY),
