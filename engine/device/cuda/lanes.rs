@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::driver::Driver;
 use super::memory::{Memory, Purpose};
+use super::ops::split_bucket;
 use super::slots::Slots;
 use super::staging::Staging;
 use crate::device::{Cohort, CohortPlan, DeviceError, Queue, Segment, TokenBatch};
@@ -204,8 +205,8 @@ pub(super) struct CohortExtent {
     pub(super) rows: usize,
     /// Widest request.
     pub(super) beams: usize,
-    /// Longest history and prefix of its slots, in tokens.
-    pub(super) keys: [usize; 2],
+    /// Splits of the longest history and prefix of its slots.
+    pub(super) splits: [usize; 2],
 }
 
 /// Addresses of one of a lane's two beam states.
@@ -358,7 +359,7 @@ impl Cohorts {
                 cohort.requests.iter().map(|request| request.beams as usize).max().unwrap_or(0),
                 row_capacity,
             ),
-            keys: [Segment::History, Segment::Prefix].map(|segment| bucket(longest(segment), usize::MAX)),
+            splits: [Segment::History, Segment::Prefix].map(|segment| split_bucket(longest(segment))),
         };
         self.requests.clear();
         self.requests.extend(cohort.requests.iter().map(|request| (request.first_row, request.slot)));

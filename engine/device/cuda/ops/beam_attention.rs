@@ -117,6 +117,12 @@ impl Load {
     }
 }
 
+/// Splits that are enough for segments of up to `tokens` tokens, from 1 on. All that a launch depends on a segment's length by:
+/// a finer bucket would only record steps more often.
+pub(in crate::device::cuda) fn split_bucket(tokens: usize) -> usize {
+    tokens.div_ceil(SPLIT_TOKENS).min(MAX_SPLITS).next_power_of_two()
+}
+
 /// The kernels for a compute type.
 pub(super) fn kernels(compute: Dtype) -> Vec<Kernel> {
     let (variants, merge) = variants(compute);
@@ -213,7 +219,7 @@ impl CudaDevice {
             let load = Load {
                 virtual_rows: extent.beams * (heads / kv_heads),
                 heads: extent.requests * kv_heads,
-                splits: extent.keys[shared.segment as usize].div_ceil(SPLIT_TOKENS).min(MAX_SPLITS),
+                splits: extent.splits[shared.segment as usize],
                 multiprocessors: card.multiprocessors as usize,
                 block_shared: card.block_shared,
             };
@@ -236,5 +242,21 @@ impl CudaDevice {
         let lanes = extent.beams * heads * (dim / MERGE_ELEMENTS);
         let grid = [lanes.div_ceil(MERGE_THREADS as usize) as u32, extent.requests as u32, 1];
         self.launch(&merge, Shape { queue: Queue::Search, grid, threads: MERGE_THREADS, dynamic_shared: 0 }, params)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MAX_SPLITS, SPLIT_TOKENS, split_bucket};
+
+    #[test]
+    fn no_segment_has_more_splits_than_its_bucket() {
+        for tokens in 0..10_000usize {
+            // As `split_length` of kernels/include/beam_work.cuh.
+            let length = SPLIT_TOKENS * tokens.div_ceil(SPLIT_TOKENS * MAX_SPLITS).max(1);
+            let bucket = split_bucket(tokens);
+            assert!(tokens.div_ceil(length) <= bucket && bucket <= MAX_SPLITS, "{tokens} tokens");
+            assert!(bucket <= split_bucket(tokens + 1), "{tokens} tokens: a shorter one of the cohort has no more");
+        }
     }
 }

@@ -23,6 +23,8 @@ use super::images;
 use super::load::Loader;
 use crate::device::{DeviceError, Dtype};
 
+pub(super) use beam_attention::split_bucket;
+
 /// Memory between an operation's kernels, planned with the lanes and weights that decide its size.
 #[derive(Default)]
 pub(super) struct Scratch {
