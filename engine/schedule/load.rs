@@ -135,3 +135,16 @@ pub fn open_catalog(export: &Export, named: Option<&Path>) -> Result<Catalog, Lo
     }
     Ok(catalog)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_becomes_what_was_opened() {
+        let mut choice = DeviceChoice { threads: Some(1), ..DeviceChoice::default() };
+        let device = choice.open().unwrap();
+        let is_cpu = device.facts().name.starts_with("cpu/");
+        assert_eq!(choice.kind, if is_cpu { DeviceKind::Cpu } else { DeviceKind::Cuda(0) });
+    }
+}
