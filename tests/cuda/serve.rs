@@ -188,4 +188,6 @@ fn a_model_that_does_not_fit_is_refused_with_a_table() {
     for part in ["MiB are free; planned so far:", "weights", "KV", "workspaces and descriptors"] {
         assert!(ran.stderr.contains(part), "{part:?} not in {}", ran.stderr);
     }
+    let ran = run(on_driver(&args).env("GPU_EMULATOR_FAIL", "pinned:1")).exits(3);
+    ran.says("page-locked on the host needs");
 }

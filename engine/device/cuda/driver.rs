@@ -79,12 +79,17 @@ pub(super) struct Driver {
     facts: CardFacts,
 }
 
-/// What went wrong, as a device error: memory that ran out is told apart from a context that is broken for good.
+/// What went wrong once the device works: the context counts as broken for good.
 pub(super) fn failed(op: &'static str, error: DriverError) -> DeviceError {
+    DeviceError::Lost { op, reason: text(error) }
+}
+
+/// Name and description of an error.
+fn text(error: DriverError) -> String {
     let text = |text: Result<&std::ffi::CStr, DriverError>| {
         text.map_or_else(|_| format!("{:?}", error.0), |text| text.to_string_lossy().into_owned())
     };
-    DeviceError::Lost { op, reason: format!("{}: {}", text(error.error_name()), text(error.error_string())) }
+    format!("{}: {}", text(error.error_name()), text(error.error_string()))
 }
 
 /// Whether a driver can be loaded at all.
@@ -118,10 +123,7 @@ pub(super) fn count() -> Result<u32, DeviceError> {
             "no CUDA driver (libcuda.so.1) on this machine; --device cpu needs none".to_owned(),
         ));
     }
-    let none = |error: DriverError| {
-        let DeviceError::Lost { reason, .. } = failed("start", error) else { unreachable!("failed() gives Lost") };
-        DeviceError::Unavailable(format!("the CUDA driver does not start: {reason}"))
-    };
+    let none = |error| DeviceError::Unavailable(format!("the CUDA driver does not start: {}", text(error)));
     result::init().map_err(none)?;
     let count = result::device::get_count().map_err(none)?;
     match u32::try_from(count) {
@@ -137,7 +139,7 @@ impl Driver {
         if ordinal >= cards {
             return Err(DeviceError::Unavailable(format!("no card {ordinal}: the driver knows {cards}")));
         }
-        let start = |error| failed("start", error);
+        let start = |error| DeviceError::Unavailable(format!("card {ordinal} does not start: {}", text(error)));
         let context = CudaContext::new(ordinal as usize).map_err(start)?;
         // SAFETY: this device orders its queues itself, by markers.
         unsafe { context.disable_event_tracking() };
@@ -253,8 +255,11 @@ impl Driver {
     /// Copies to the card and waits. Planning and inspection only.
     pub(super) fn write(&self, address: u64, bytes: &[u8]) -> Result<(), DriverError> {
         self.context.bind_to_thread()?;
-        // SAFETY: the range is planned memory of at least that size.
-        unsafe { result::memcpy_htod_sync(address, bytes) }
+        // On a queue, and waited for: a synchronous copy from pageable memory may return while its last part is still on its
+        // way, and the queues do not wait for the default stream that it is on.
+        // SAFETY: the range is planned memory of at least that size, and the source outlives the wait.
+        unsafe { result::memcpy_htod_async(address, bytes, self.search.cu_stream()) }?;
+        self.search.synchronize()
     }
 
     /// Copies from the card and waits. Inspection only.
@@ -284,12 +289,23 @@ impl Driver {
         unsafe { result::memcpy_dtoh_async(to, address, self.stream(queue).cu_stream()) }
     }
 
-    /// Page-locked host memory of `words` zeroed `u32`s.
-    pub(super) fn pin(&self, words: usize) -> Result<Pinned, DriverError> {
-        self.context.bind_to_thread()?;
+    /// Page-locked host memory of `words` zeroed `u32`s, for `what`.
+    ///
+    /// # Errors
+    /// [`DeviceError::OutOfMemory`] where the system locks no more.
+    pub(super) fn pin(&self, what: &str, words: usize) -> Result<Pinned, DeviceError> {
         let bytes = words.max(1) * size_of::<u32>();
         // SAFETY: plain memory (no flags: cached, so that it is fast to read); freed by `Pinned`.
-        let base = unsafe { result::malloc_host(bytes, 0) }?.cast::<u32>();
+        let base = self.context.bind_to_thread().and_then(|()| unsafe { result::malloc_host(bytes, 0) });
+        let base = match base {
+            Ok(base) => base.cast::<u32>(),
+            Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
+                let what = format!("{what}, page-locked on the host");
+                let reason = "the system locks no more memory".to_owned();
+                return Err(DeviceError::OutOfMemory { what, bytes, reason });
+            }
+            Err(error) => return Err(failed("pin", error)),
+        };
         // SAFETY: the block is `bytes` long and no one else has it.
         unsafe { base.write_bytes(0, words.max(1)) };
         Ok(Pinned { base, words, context: Arc::clone(&self.context) })

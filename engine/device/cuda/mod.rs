@@ -297,7 +297,7 @@ impl Device for CudaDevice {
 
     fn cohort_lane(&mut self, plan: CohortPlan) -> Result<CohortLane, DeviceError> {
         let lane = Cohorts::plan(&self.driver, &mut self.memory, plan)?;
-        let pinned = self.driver.pin(2 * plan.rows + plan.requests).map_err(|error| failed("pin", error))?;
+        let pinned = self.driver.pin("beams", 2 * plan.rows + plan.requests)?;
         let arrived = self.driver.marker().map_err(|error| failed("pin", error))?;
         self.results.push(Results { words: pinned, arrived, collected: false });
         let lane = CohortLane(add(&mut self.cohorts, lane));
@@ -355,6 +355,8 @@ impl Device for CudaDevice {
             cohort: self.cohort_lane_of(lanes.0).extent,
             prefix: self.token_lane_of(lanes.1).extent,
         };
+        // A recording names the beam states by turns.
+        assert_eq!(step, self.cohort_lane_of(lanes.0).chosen, "replay: step after tokens chosen");
         if let Some(recording) = self.graphs.find(&key) {
             self.driver.replay(recording).map_err(broken)?;
             self.cohorts[lanes.0.0 as usize].chosen = step + 1;

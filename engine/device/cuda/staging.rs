@@ -15,9 +15,10 @@ pub(super) struct Staging {
 impl Staging {
     /// `entries` buffers of `words` words.
     pub(super) fn plan(driver: &Arc<Driver>, entries: usize, words: usize) -> Result<Staging, DeviceError> {
-        let entry = || Ok((driver.pin(words)?, driver.marker()?));
-        let entries = (0..entries).map(|_| entry()).collect::<Result<_, _>>();
-        Ok(Staging { driver: Arc::clone(driver), entries: entries.map_err(|error| failed("pin", error))?, next: 0 })
+        let marker = || driver.marker().map_err(|error| failed("pin", error));
+        let entry = || Ok((driver.pin("descriptors", words)?, marker()?));
+        let entries = (0..entries).map(|_| entry()).collect::<Result<_, _>>()?;
+        Ok(Staging { driver: Arc::clone(driver), entries, next: 0 })
     }
 
     /// Lets `fill` write into a buffer and say how many words it used, then enqueues their copy to `address`. Waits only when
