@@ -11,11 +11,12 @@ use sidereal::request::{Recommendation, Request};
 use sidereal::schedule::{DeviceChoice, DeviceKind, Engine, Limits};
 
 use crate::common::{Seeded, engine_on, golden, golden_names, prompt_request, small_limits};
-use crate::support::driver;
+use crate::support::{driver, sweep};
 
-/// Cases up to this size: the kernels are executed instruction by instruction.
-const LONGEST: usize = 128;
-const WIDEST: usize = 32;
+/// Cases up to this size (tokens, beams): the kernels are executed instruction by instruction.
+fn largest() -> (usize, usize) {
+    if sweep() == 0 { (128, 32) } else { (640, 128) }
+}
 
 fn cuda_engine(path: &Path, dtype: Dtype, limits: Limits) -> Engine {
     driver();
@@ -24,7 +25,8 @@ fn cuda_engine(path: &Path, dtype: Dtype, limits: Limits) -> Engine {
 }
 
 fn limits() -> Limits {
-    Limits { max_beams: WIDEST, max_cohort_rows: 2 * WIDEST, max_denied_items: 100, ..small_limits() }
+    let (_, widest) = largest();
+    Limits { max_beams: widest, max_cohort_rows: 2 * widest, max_denied_items: 100, ..small_limits() }
 }
 
 fn entries(answer: &Recommendation) -> Vec<ListEntry> {
@@ -33,7 +35,8 @@ fn entries(answer: &Recommendation) -> Vec<ListEntry> {
 
 fn cases(path: &Path) -> Vec<GoldenCase> {
     let all = Export::open(path).unwrap().goldens().unwrap().expect("a golden export has cases");
-    all.into_iter().filter(|case| case.tokens.len() <= LONGEST && case.beams <= WIDEST).collect()
+    let (longest, widest) = largest();
+    all.into_iter().filter(|case| case.tokens.len() <= longest && case.beams <= widest).collect()
 }
 
 #[test]

@@ -59,8 +59,14 @@ pub fn cohort_plan(rows: usize, steps: usize) -> CohortPlan {
     CohortPlan { rows, steps, requests: rows, banned_nodes: 1 << 12 }
 }
 
-/// Numbers between -1 and 1, the same for the same seed.
+/// Number of a nightly sweep (`tools/nightly`): other numbers, and every golden case; 0 is the test run.
+pub fn sweep() -> u64 {
+    std::env::var("SIDEREAL_SWEEP").map_or(0, |number| number.parse().expect("SIDEREAL_SWEEP is a number"))
+}
+
+/// Numbers between -1 and 1, the same for the same seed and sweep.
 pub fn noise(seed: u64, len: usize) -> Vec<f32> {
+    let seed = seed ^ sweep() << 32;
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x1234_5678;
     let mut next = || {
         state ^= state << 13;

@@ -18,6 +18,8 @@ const THREADS: &str = "4";
 const AGAIN: usize = 30;
 /// For a test that is run by itself.
 const ALONE: Duration = Duration::from_secs(60);
+/// Tests that inject faults into the stand-in driver.
+pub const EMULATED_ALONE: [&str; 2] = ["--skip", "faults::"];
 /// What a rehearsal leaves out would take minutes on the emulator.
 pub const REHEARSED: &[&str] = &["rows::"];
 
@@ -51,7 +53,10 @@ pub fn tally(output: &str) -> Tally {
 /// Names of the tests whose names hold one of `filters`; all without any.
 pub fn list(setting: &Setting, filters: &[&str]) -> Result<Vec<String>, CheckError> {
     let mut command = setting.command(PROGRAM)?;
-    let ran = process::run(command.args(filters).args(["--list", "--format", "terse"]), setting.deadline)?;
+    let ran = process::run(
+        command.args(filters).args(EMULATED_ALONE).args(["--list", "--format", "terse"]),
+        setting.deadline,
+    )?;
     if !ran.is_good() {
         return Err(CheckError::Answer(format!("{PROGRAM} --list: {}", ran.ending())));
     }
@@ -70,7 +75,10 @@ pub fn section(setting: &Setting) -> Result<Section, CheckError> {
         section.notes.push(format!("rehearsal: tests named {} alone", filters.join(", ")));
     }
     let deadline = Instant::now() + setting.left().mul_f64(0.7);
-    let ran = process::run(setting.command(PROGRAM)?.args(filters).args(["--test-threads", THREADS]), deadline)?;
+    let ran = process::run(
+        setting.command(PROGRAM)?.args(filters).args(EMULATED_ALONE).args(["--test-threads", THREADS]),
+        deadline,
+    )?;
     let found = tally(&ran.stdout);
     section.notes.push(format!("{} of {} tests passed", found.passed, names.len()));
     if found.passed < names.len() || !ran.is_good() {
