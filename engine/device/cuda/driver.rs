@@ -295,9 +295,9 @@ impl Driver {
     /// [`DeviceError::OutOfMemory`] where the system locks no more.
     pub(super) fn pin(&self, what: &str, words: usize) -> Result<Pinned, DeviceError> {
         let bytes = words.max(1) * size_of::<u32>();
+        self.context.bind_to_thread().map_err(|error| failed("pin", error))?;
         // SAFETY: plain memory (no flags: cached, so that it is fast to read); freed by `Pinned`.
-        let base = self.context.bind_to_thread().and_then(|()| unsafe { result::malloc_host(bytes, 0) });
-        let base = match base {
+        let base = match unsafe { result::malloc_host(bytes, 0) } {
             Ok(base) => base.cast::<u32>(),
             Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
                 let what = format!("{what}, page-locked on the host");
