@@ -98,24 +98,6 @@ pub(super) fn is_present() -> bool {
     unsafe { sys::is_culib_present() }
 }
 
-/// Milliseconds between two events.
-///
-/// The bindings of CUDA 13 know `cuEventElapsedTime_v2` alone, which drivers before 12.8 do not have, and panic there. Every
-/// driver has the older function, which differs in nothing else.
-///
-/// # Safety
-/// Both are live events of the current context that were made to note times.
-pub unsafe fn elapsed_ms(from: sys::CUevent, to: sys::CUevent) -> Result<f32, DriverError> {
-    type Elapsed = unsafe extern "C" fn(*mut f32, sys::CUevent, sys::CUevent) -> sys::CUresult;
-    // SAFETY: a context is current, so the library is there; the type is the function's in cuda.h.
-    let elapsed = unsafe { sys::culib().get::<Elapsed>(b"cuEventElapsedTime") };
-    let Ok(elapsed) = elapsed else { return Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND)) };
-    let mut milliseconds = 0.0;
-    // SAFETY: the caller's promise.
-    unsafe { elapsed(&mut milliseconds, from, to) }.result()?;
-    Ok(milliseconds)
-}
-
 /// Number of cards, or why there are none.
 pub(super) fn count() -> Result<u32, DeviceError> {
     if !is_present() {
@@ -353,7 +335,7 @@ impl Driver {
         }
         self.context.bind_to_thread()?;
         // SAFETY: both are events of this context that note times.
-        let ms = unsafe { elapsed_ms(from.0.cu_event(), to.0.cu_event()) }?;
+        let ms = unsafe { sidereal_card::elapsed_ms(from.0.cu_event(), to.0.cu_event()) }?;
         Ok(Some(Duration::from_secs_f64(f64::from(ms.max(0.0)) / 1e3)))
     }
 

@@ -23,7 +23,6 @@ mod staging;
 mod stopwatch;
 mod weights;
 
-pub use driver::elapsed_ms;
 pub use stopwatch::{Enqueue, Timing};
 
 use std::path::Path;

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use cudarc::driver::DriverError;
 use sidereal::catalog::CatalogError;
 use sidereal::device::DeviceError;
 use sidereal::export::ExportError;
 use sidereal::schedule::LoadError;
+use sidereal_card::DriverError;
 
 /// Why a check could not be made.
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,5 @@
 //! What machine this is.
 
-use cudarc::driver::sys::CUdevice_attribute_enum as Attribute;
 use serde_json::{Value, json};
 
 use crate::card::Card;
@@ -26,7 +25,7 @@ pub fn section(card: &Card) -> Section {
 }
 
 fn card_table(card: &Card) -> Table {
-    use Attribute::*;
+    use sidereal_card::Attribute::*;
     let capability = card.capabilities.capability;
     let mut table = Table::new("card", &["fact", "value"]);
     let mut add = |fact: &str, value: Value| table.rows.push(vec![json!(fact), value]);

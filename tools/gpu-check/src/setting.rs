@@ -56,19 +56,16 @@ impl Setting {
 
     /// Loads the driver of this run into this process. Call before anything looks for a card.
     pub fn load_driver(&self) -> Result<(), CheckError> {
-        static LOADED: OnceLock<libloading::os::unix::Library> = OnceLock::new();
+        static LOADED: OnceLock<()> = OnceLock::new();
         if !self.is_rehearsal || LOADED.get().is_some() {
             return Ok(());
         }
         let path = self.package.join(STAND_IN);
-        let flags = libloading::os::unix::RTLD_NOW | libloading::os::unix::RTLD_GLOBAL;
-        // SAFETY: our own library, whose initialisers do nothing. Once it is loaded, a search for libcuda.so.1 finds it by its
-        // soname.
-        let library = unsafe { libloading::os::unix::Library::open(Some(&path), flags) };
-        let library = library.map_err(|error| {
+        // Once it is loaded, a search for libcuda.so.1 finds it by its soname.
+        sidereal_dylib::preload(&path).map_err(|error| {
             CheckError::Missing(format!("{}: {error} (tools/gpu-check/pack --rehearse carries it)", path.display()))
         })?;
-        let _ = LOADED.set(library);
+        LOADED.get_or_init(|| ());
         Ok(())
     }
 
