@@ -79,7 +79,11 @@ impl DeviceChoice {
                     Ok(device)
                 }
                 Err(reason) => {
-                    tracing::info!(%reason, "no CUDA device: the CPU computes");
+                    // A card that cannot be used is worth a look; a machine without one is not.
+                    match cuda::cards() {
+                        Ok(_) => tracing::warn!(%reason, "the card cannot be used: the CPU computes"),
+                        Err(_) => tracing::info!(%reason, "no CUDA device: the CPU computes"),
+                    }
                     self.kind = DeviceKind::Cpu;
                     self.open_cpu()
                 }

@@ -366,10 +366,12 @@ impl Device for CudaDevice {
         // Ended in any case: a queue that goes on recording would run nothing ever again.
         let recording = self.driver.end_recording();
         outcome?;
-        if let Some(recording) = recording.map_err(broken)? {
-            self.driver.replay(&recording).map_err(broken)?;
-            self.graphs.keep(key, recording);
-        }
+        let Some(recording) = recording.map_err(broken)? else {
+            let reason = "the driver recorded nothing".to_owned();
+            return Err(DeviceError::Lost { op: "replay", reason });
+        };
+        self.driver.replay(&recording).map_err(broken)?;
+        self.graphs.keep(key, recording);
         Ok(())
     }
 
