@@ -5,13 +5,13 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::cli_support::{Ran, command, finish, golden_arg};
-use crate::support::{is_emulated, stand_in};
+use crate::support::{driver_folder, is_emulated};
 
 /// A command whose driver is the one that the tests run on.
 pub fn on_driver(args: &[&str]) -> Command {
     let mut command = command(args);
     if is_emulated() {
-        command.env("LD_LIBRARY_PATH", stand_in().parent().unwrap());
+        command.env("LD_LIBRARY_PATH", driver_folder());
     }
     command
 }

@@ -27,12 +27,26 @@ pub fn driver() {
     }
 }
 
-/// `libcuda.so` beside this test's binary, where cargo puts a library that a test depends on.
-pub fn stand_in() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let path = test.with_file_name("libcuda.so");
+/// The stand-in driver, beside this test's binary, where cargo puts a library that a test depends on.
+fn stand_in() -> PathBuf {
+    let path = std::env::current_exe().unwrap().with_file_name("libemulated_cuda.so");
     assert!(path.exists(), "{} is missing: cargo builds it with the tests", path.display());
     path
+}
+
+/// A folder in which a program finds the stand-in driver by the name that it looks for.
+pub fn driver_folder() -> PathBuf {
+    static MADE: OnceLock<PathBuf> = OnceLock::new();
+    let make = || {
+        let library = stand_in();
+        let folder = library.with_file_name("emulated-driver");
+        std::fs::create_dir_all(&folder).unwrap();
+        match std::os::unix::fs::symlink(&library, folder.join("libcuda.so.1")) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => panic!("{}: {error}", folder.display()),
+            _ => folder,
+        }
+    };
+    MADE.get_or_init(make).clone()
 }
 
 /// The CUDA device.

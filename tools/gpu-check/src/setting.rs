@@ -11,7 +11,7 @@ use crate::process;
 use crate::report::{Provenance, date};
 
 /// Where the stand-in driver is in a package that was made for a rehearsal.
-const STAND_IN: &str = "rehearsal/libcuda.so";
+const STAND_IN: &str = "rehearsal/libcuda.so.1";
 
 /// Everything that commands and parts share.
 #[derive(Clone, Debug)]

@@ -1,8 +1,7 @@
 //! What the driver's tests share: the library loaded as cudarc finds it, a context of one's own, child processes with an environment.
 #![allow(dead_code)] // each test file uses a part
 
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -17,19 +16,7 @@ pub const PTX: &str = include_str!("../fixtures/kernels.ptx");
 
 /// The built library, beside the test binary.
 fn library_path() -> PathBuf {
-    std::env::current_exe().unwrap().with_file_name("libcuda.so")
-}
-
-/// cargo builds the library beside the tests, but in the search path the folder above comes first, where an earlier `cargo build`
-/// may have left an older one: cudarc would load that.
-fn replace_older_copy(library: &Path) {
-    let copy = library.parent().and_then(Path::parent).unwrap().join("libcuda.so");
-    let file = |path: &Path| std::fs::metadata(path).map(|data| (data.dev(), data.ino())).ok();
-    if file(&copy).is_some_and(|found| Some(found) != file(library)) {
-        let new = copy.with_extension(format!("{}", std::process::id()));
-        std::fs::hard_link(library, &new).unwrap();
-        std::fs::rename(&new, &copy).unwrap();
-    }
+    std::env::current_exe().unwrap().with_file_name("libemulated_cuda.so")
 }
 
 /// Loads the library, so that its soname is there when cudarc asks for it.
@@ -37,7 +24,6 @@ fn load() {
     static LOADED: OnceLock<Library> = OnceLock::new();
     LOADED.get_or_init(|| {
         let library = library_path();
-        replace_older_copy(&library);
         // SAFETY: the library is this package's; loading it runs no code with requirements.
         unsafe { Library::open(Some(library), RTLD_NOW | RTLD_GLOBAL) }.unwrap()
     });
