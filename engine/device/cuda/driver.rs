@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::c_void;
+use std::ptr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -122,6 +123,10 @@ impl Driver {
             return Err(DeviceError::Unavailable(format!("no card {ordinal}: the driver knows {cards}")));
         }
         let start = |error| DeviceError::Unavailable(format!("card {ordinal} does not start: {}", text(error)));
+        // Releasing the primary context leaves it current on the thread, destroyed: the bindings, who ask for the current one
+        // first, are to meet nothing of a device that was lost here.
+        // SAFETY: the driver has started; no context at all is a state that every call here expects.
+        unsafe { result::ctx::set_current(ptr::null_mut()) }.map_err(start)?;
         let context = CudaContext::new(ordinal as usize).map_err(start)?;
         // SAFETY: this device orders its queues itself, by markers.
         unsafe { context.disable_event_tracking() };
