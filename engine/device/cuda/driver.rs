@@ -99,6 +99,18 @@ pub(super) fn is_present() -> bool {
     unsafe { sys::is_culib_present() }
 }
 
+/// Loads a kernel's code. Drivers leave that to its first launch (lazy loading), which may be within a recording, where a
+/// driver must not wait for the card, and is a request's time in any case.
+fn load_now(function: &CudaFunction) -> Result<(), DriverError> {
+    type Load = unsafe extern "C" fn(sys::CUfunction) -> sys::CUresult;
+    // SAFETY: a context is current, so the library is there; the type is the function's in cuda.h.
+    let load = unsafe { sys::culib().get::<Load>(b"cuFuncLoad") };
+    // Drivers before 12.4 cannot be asked: theirs is loaded at the first launch.
+    let Ok(load) = load else { return Ok(()) };
+    // SAFETY: a function of a module of the current context.
+    unsafe { load(function.cu_function()) }.result()
+}
+
 /// Number of cards, or why there are none.
 pub(super) fn count() -> Result<u32, DeviceError> {
     if !is_present() {
@@ -169,6 +181,7 @@ impl Driver {
     pub(super) fn add_kernel(&mut self, module: &Arc<CudaModule>, kernel: &Kernel) -> Result<(), DeviceError> {
         let start = |error| failed(kernel.name, error);
         let function = module.load_function(kernel.name).map_err(start)?;
+        load_now(&function).map_err(start)?;
         if kernel.dynamic_shared > 48 << 10 {
             let most = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             let bytes = kernel.dynamic_shared.min(self.facts.block_shared);
