@@ -57,9 +57,9 @@ pub fn start(command: &mut Command) -> Result<Child, CheckError> {
 
 /// Sends a signal, named as `kill` names it, to a program and all that it started.
 pub fn signal_group(child: &Child, signal: &str) {
-    // A group that is gone needs no signal.
-    let _ = Command::new("kill")
-        .args([&format!("-{signal}"), "--", &format!("-{}", child.id())])
+    // The shell's own `kill`: small systems have no program of that name. A group that is gone needs no signal.
+    let _ = Command::new("sh")
+        .args(["-c", "kill -s \"$1\" -- \"-$2\"", "sh", signal, &child.id().to_string()])
         .stderr(Stdio::null())
         .status();
 }
@@ -87,6 +87,8 @@ pub fn finish(mut child: Child, deadline: Instant) -> Result<Ran, CheckError> {
             None => {
                 timed_out = true;
                 signal_group(&child, "KILL");
+                // Whatever became of the signal, this wait is to end.
+                let _ = child.kill();
                 break child.wait().map_err(failed)?;
             }
         }
