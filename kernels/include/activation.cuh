@@ -23,7 +23,8 @@ DEVICE float gelu_erf(float x) {
     series = fmaf(series, t, -0.284496736f);
     series = fmaf(series, t, 0.254829592f);
     const float half_erfc = 0.5f * series * t * exp2_flushed(-LOG2_E * v * v); // of v
-    return x < 0.0f ? x * half_erfc : x - x * half_erfc;
+    // One rounding, by name: of a product and a difference ptxas may or may not make one, and tiles would differ.
+    return x < 0.0f ? x * half_erfc : fmaf(-x, half_erfc, x);
 }
 
 // Applies the chosen activation to every value.
