@@ -140,8 +140,9 @@ DEVICE void write_head(const Head<T>& head, const WriteKvParams& p) {
             load(sine, head.sines + i);
             for (int e = 0; e < N; e++) {
                 const float x = a[step][e], y = b[step][e];
-                a[step][e] = x * cosine[e] - y * sine[e];
-                b[step][e] = y * cosine[e] + x * sine[e];
+                // Rounded by name: else ptxas chooses which of the products it fuses.
+                a[step][e] = __fmaf_rn(x, cosine[e], -__fmul_rn(y, sine[e]));
+                b[step][e] = __fmaf_rn(y, cosine[e], __fmul_rn(x, sine[e]));
             }
         }
         for (int e = 0; e < N; e++) a[step][e] *= head.scale, b[step][e] *= head.scale;
