@@ -1,7 +1,7 @@
 //! A card by the driver's own calls, for what the engine's device does not do: probes, ceilings, facts.
 //!
 //! The driver gives every user of a process the same primary context, so this is the context of an engine's device too. A kernel
-//! here takes one [`Parameters`] and is launched on one stream; it must be one that keeps to the blocks it is given.
+//! here takes one `Parameters` struct and is launched on one stream; it must be one that keeps to the blocks it is given.
 
 mod block;
 
