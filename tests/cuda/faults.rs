@@ -94,6 +94,18 @@ fn a_device_lost_once_comes_back() {
     }
 }
 
+/// Recordings take memory that is not planned; without any, steps run all the same.
+#[test]
+fn no_memory_for_recordings_loses_no_device() {
+    for fault in ["instantiate:1*", "instantiate:3"] {
+        let mut server = Faulty::start(fault);
+        for id in 0..4 {
+            assert_eq!(server.ask(id), None, "{fault}: request {id}");
+        }
+        assert_eq!(server.stats()["device_losses"], json!(0), "{fault}");
+    }
+}
+
 #[test]
 fn a_device_lost_twice_ends_the_server() {
     let mut server = Faulty::start("launch:1*");

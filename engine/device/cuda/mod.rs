@@ -29,6 +29,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cudarc::driver::{DriverError, sys};
 use half::bf16;
 use sidereal_ffi::params::KernelParams;
 
@@ -366,12 +367,25 @@ impl Device for CudaDevice {
         // Ended in any case: a queue that goes on recording would run nothing ever again.
         let recording = self.driver.end_recording();
         outcome?;
-        let Some(recording) = recording.map_err(broken)? else {
-            let reason = "the driver recorded nothing".to_owned();
-            return Err(DeviceError::Lost { op: "replay", reason });
-        };
-        self.driver.replay(&recording).map_err(broken)?;
-        self.graphs.keep(key, recording);
+        let replayed = recording.and_then(|recording| {
+            recording.as_ref().map_or(Ok(()), |recording| self.driver.replay(recording))?;
+            Ok(recording)
+        });
+        match replayed {
+            Ok(Some(recording)) => self.graphs.keep(key, recording),
+            Ok(None) => {
+                let reason = "the driver recorded nothing".to_owned();
+                return Err(DeviceError::Lost { op: "replay", reason });
+            }
+            // Recordings lie in memory of the driver's, which no plan holds: all make room, and the step runs as it is.
+            Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
+                tracing::warn!(recorded = self.graphs.len(), "the card has no memory for another recording");
+                self.graphs = Graphs::default();
+                self.cohorts[lanes.0.0 as usize].chosen = step;
+                return body(self);
+            }
+            Err(error) => return Err(broken(error)),
+        }
         Ok(())
     }
 

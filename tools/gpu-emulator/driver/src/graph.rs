@@ -83,6 +83,7 @@ impl Session<'_> {
         if flags & DEVICE_LAUNCH != 0 {
             return Err(CudaError::NotSupported);
         }
+        self.count_allocation(Kind::Instantiate)?;
         let graph = find(&self.context.graphs, graph)?;
         let work = graph.schedule().into_iter().map(|index| graph.nodes[index].work.clone()).collect();
         let executable = self.process.handles.take();

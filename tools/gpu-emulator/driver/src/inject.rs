@@ -19,18 +19,21 @@ pub enum Kind {
     HostToDevice,
     /// Copies from the device.
     DeviceToHost,
+    /// Instantiations of graphs.
+    Instantiate,
     /// Graph launches.
     Graph,
     /// Waits: stream, event and context synchronisation.
     Sync,
 }
 
-const KINDS: [(&str, Kind); 7] = [
+const KINDS: [(&str, Kind); 8] = [
     ("launch", Kind::Launch),
     ("alloc", Kind::Alloc),
     ("pinned", Kind::Pinned),
     ("htod", Kind::HostToDevice),
     ("dtoh", Kind::DeviceToHost),
+    ("instantiate", Kind::Instantiate),
     ("graph", Kind::Graph),
     ("sync", Kind::Sync),
 ];
@@ -58,7 +61,7 @@ pub enum PlanError {
     #[error("{0:?} is not KIND:N, KIND:N* or KIND:N!")]
     Entry(String),
     /// An entry names no kind of call.
-    #[error("{0:?} is not one of launch, alloc, pinned, htod, dtoh, graph, sync")]
+    #[error("{0:?} is not one of launch, alloc, pinned, htod, dtoh, instantiate, graph, sync")]
     Kind(String),
 }
 
