@@ -115,14 +115,7 @@ DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_
 
 // -- Arithmetic ----------------------------------------------------------------------------------------------------------
 
-// 2^x to about 2 ulp; 2^-inf is 0.
-DEVICE float exp2_fast(float x) {
-    float y;
-    asm("ex2.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
-// 2^x to about 2 ulp, one instruction: what would be subnormal is 0.
+// 2^x to about 2 ulp, one instruction: 2^-inf is 0, and so is what would be subnormal.
 DEVICE float exp2_flushed(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));

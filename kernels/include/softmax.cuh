@@ -19,14 +19,15 @@ DEVICE Softmax softmax_empty() { return {negative_infinity(), 0.0f}; }
 // What weights are relative to: the maximum, or zero where nothing was seen (-inf - -inf would be NaN).
 DEVICE float softmax_base(float max) { return max == negative_infinity() ? 0.0f : max; }
 
-// Weight of a score, `base` being softmax_base of a maximum at least as large. A masked score is -inf, and weighs 0.
-DEVICE float softmax_weight(float score, float base) { return exp2_fast(__fmaf_rn(score, LOG2_E, -base)); }
+// Weight of a score, `base` being softmax_base of a maximum at least as large. A masked score is -inf, and weighs 0. Weights below
+// 2^-126 of the largest are 0 too: to keep them, every exponential would take three more instructions.
+DEVICE float softmax_weight(float score, float base) { return exp2_flushed(__fmaf_rn(score, LOG2_E, -base)); }
 
 // Takes in the largest score of the next piece. Returns what the output so far is to be multiplied by, as the denominator was;
 // the caller adds the piece's weights to both.
 DEVICE float softmax_raise(Softmax& row, float piece_max) {
     const float max = fmaxf(row.max, piece_max * LOG2_E);
-    const float factor = exp2_fast(row.max - softmax_base(max));
+    const float factor = exp2_flushed(row.max - softmax_base(max));
     row.max = max;
     row.denominator *= factor;
     return factor;
@@ -41,7 +42,7 @@ struct MergeFactors {
 DEVICE MergeFactors softmax_merge(Softmax& row, Softmax piece) {
     const float max = fmaxf(row.max, piece.max);
     const float base = softmax_base(max);
-    const MergeFactors factors = {exp2_fast(row.max - base), exp2_fast(piece.max - base)};
+    const MergeFactors factors = {exp2_flushed(row.max - base), exp2_flushed(piece.max - base)};
     row.max = max;
     row.denominator = __fmaf_rn(piece.denominator, factors.theirs, __fmul_rn(row.denominator, factors.mine));
     return factors;

@@ -2,10 +2,6 @@
 // bits, but for special values.
 #include "probe.h"
 
-PROBE(exp2_fast_probe, 128) {
-    if (uint32_t i = item(); i < p.count) output<float>(p, i) = exp2_fast(input<float>(p, i));
-}
-
 PROBE(exp2_flushed_probe, 128) {
     if (uint32_t i = item(); i < p.count) output<float>(p, i) = exp2_flushed(input<float>(p, i));
 }

@@ -40,7 +40,6 @@ pub fn all() -> Vec<Case> {
         elements("to_float(bf16)", "conversions", "widen_bf16_probe", bytes(&every_16_bits(ITEMS)), Rule::Exact),
         elements("to_float(f16)", "conversions", "widen_f16_probe", bytes(&every_16_bits(ITEMS)), Rule::Exact),
         elements("low_bf16, high_bf16", "conversions", "halves_bf16_probe", bytes(&noise_words(ITEMS)), Rule::Exact),
-        elements("exp2_fast", "arithmetic", "exp2_fast_probe", bytes(&exponents()), Rule::Ulps(EXP2_ULPS)),
         elements("exp2_flushed", "arithmetic", "exp2_flushed_probe", bytes(&exponents()), Rule::Ulps(EXP2_ULPS)),
         elements(
             "reciprocal_flushed",
