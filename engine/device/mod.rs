@@ -6,8 +6,8 @@
 //! * **Planned at start.** Buffers, weights, pools and tables are created before the first request (the *planning*
 //!   methods); after that no operation allocates device memory.
 //! * **Operations only enqueue.** Nothing but [`Device::read_beams`] waits, and a `write_*` method where the device has no room
-//!   to stage another descriptor yet. The CPU device happens to run an operation
-//!   before it returns; callers may not rely on that.
+//!   to stage another descriptor yet. The CPU device happens to run an operation before it returns; callers may not rely on
+//!   that.
 //! * **Two queues.** Operations run in the order in which they were enqueued on their lane's [`Queue`]: prefill beside search.
 //!   A workspace belongs to one queue. [`Device::write_cohort`] puts the search queue behind all prefill enqueued so far.
 //! * **Writes are ordered with operations.** A descriptor may be written while operations that read its former contents are
