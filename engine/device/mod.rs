@@ -25,6 +25,7 @@
 //! block table, and shared by all beams of the request. Each beam's *own* tokens sit in a dense slab `[step, row]` that is
 //! reached through an ancestor table: reordering beams copies no KV.
 
+mod checks;
 pub mod cpu;
 pub mod cuda;
 mod marks;
@@ -35,6 +36,7 @@ use std::time::Duration;
 use crate::catalog::Catalog;
 use crate::export::TensorView;
 
+pub(crate) use checks::MAX_LEVELS;
 pub(crate) use marks::Marks;
 
 /// Element type of a buffer.
@@ -201,7 +203,7 @@ pub struct SlotPlan {
 }
 
 /// Room for cohorts.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct CohortPlan {
     /// Beam rows.
     pub rows: usize,

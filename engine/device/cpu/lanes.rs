@@ -5,14 +5,7 @@
 use std::ops::Range;
 
 use super::slots::Slots;
-use crate::device::{Beam, Cohort, CohortPlan, DeviceError, Rows, Span, TokenBatch};
-
-/// Most levels that a semantic ID may have; bounds the ban lists of a request.
-const MAX_LEVELS: usize = 8;
-
-fn bad(op: &'static str, reason: String) -> DeviceError {
-    DeviceError::Failed { op, reason }
-}
+use crate::device::{Beam, Cohort, CohortPlan, DeviceError, MAX_LEVELS, Rows, Span, TokenBatch};
 
 /// A token batch as operations read it.
 #[derive(Debug, Default)]
@@ -50,21 +43,7 @@ impl TokenState {
 
     /// Takes over a batch.
     pub(super) fn write(&mut self, batch: &TokenBatch, slots: usize) -> Result<(), DeviceError> {
-        let op = "write_tokens";
-        let rows = batch.tokens.len();
-        if rows > self.capacity {
-            return Err(bad(op, format!("{rows} rows in a lane of {}", self.capacity)));
-        }
-        let mut next_row = 0;
-        for span in &batch.spans {
-            if span.first_row as usize != next_row || span.rows == 0 || span.slot as usize >= slots {
-                return Err(bad(op, format!("{span:?} at row {next_row} of a batch over {slots} slots")));
-            }
-            next_row += span.rows as usize;
-        }
-        if next_row != rows {
-            return Err(bad(op, format!("spans cover {next_row} of {rows} rows")));
-        }
+        batch.check((self.capacity, self.capacity), slots)?;
         for list in [&mut self.slots, &mut self.positions, &mut self.last_rows, &mut self.last_slots] {
             list.clear();
         }
@@ -133,7 +112,7 @@ impl RequestState {
 /// A cohort and its beams.
 #[derive(Debug, Default)]
 pub(super) struct CohortState {
-    capacity: usize,
+    plan: CohortPlan,
     pub(super) steps: usize,
     /// Tokens chosen so far: the step of the newest token is `chosen - 1`.
     pub(super) chosen: usize,
@@ -151,7 +130,7 @@ impl CohortState {
     pub(super) fn plan(plan: CohortPlan) -> CohortState {
         let CohortPlan { rows, steps, requests, banned_nodes } = plan;
         CohortState {
-            capacity: rows,
+            plan,
             steps,
             requests: Vec::with_capacity(requests),
             live_ranges: Vec::with_capacity(requests),
@@ -165,43 +144,13 @@ impl CohortState {
 
     /// Bytes planned.
     pub(super) fn bytes(&self) -> usize {
-        self.capacity
+        self.plan.rows
             * (2 * (4 + self.steps) * size_of::<u32>() + size_of::<RequestState>() + size_of::<Range<usize>>())
     }
 
     /// Takes over a cohort and puts one live beam at the root of each request.
     pub(super) fn write(&mut self, cohort: &Cohort, slots: usize) -> Result<(), DeviceError> {
-        let op = "write_cohort";
-        let banned: usize = cohort.requests.iter().flat_map(|request| &request.banned_nodes).map(Vec::len).sum();
-        if cohort.requests.len() > self.requests.capacity() || banned > self.banned.capacity() {
-            let (requests, nodes) = (self.requests.capacity(), self.banned.capacity());
-            let wanted = cohort.requests.len();
-            return Err(bad(op, format!("{wanted} requests, {banned} bans in a lane of {requests}, {nodes}")));
-        }
-        let mut next_row = 0usize;
-        for (index, request) in cohort.requests.iter().enumerate() {
-            let (first, beams) = (request.first_row as usize, request.beams as usize);
-            if first < next_row || beams == 0 || first + beams > self.capacity || request.slot as usize >= slots {
-                return Err(bad(
-                    op,
-                    format!(
-                        "request {index}: slot {} of {slots}, rows {first}+{beams} after {next_row} of {}",
-                        request.slot, self.capacity
-                    ),
-                ));
-            }
-            if beams > 1 << 16 {
-                return Err(bad(op, format!("request {index}: {beams} beams; a parent's rank has 16 bits")));
-            }
-            if request.banned_nodes.len() > MAX_LEVELS {
-                let levels = request.banned_nodes.len();
-                return Err(bad(op, format!("request {index}: bans for {levels} levels; {MAX_LEVELS} at most")));
-            }
-            if let Some(level) = request.banned_nodes.iter().position(|nodes| !nodes.is_sorted()) {
-                return Err(bad(op, format!("request {index}: banned nodes of level {level} are not sorted")));
-            }
-            next_row = first + beams;
-        }
+        cohort.check(&self.plan, slots)?;
         self.chosen = 0;
         self.requests.clear();
         self.banned.clear();

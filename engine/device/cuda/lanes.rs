@@ -11,12 +11,10 @@ use super::memory::{Memory, Purpose};
 use super::ops::split_bucket;
 use super::slots::Slots;
 use super::staging::Staging;
-use crate::device::{Cohort, CohortPlan, DeviceError, Queue, Segment, TokenBatch};
+use crate::device::{Cohort, CohortPlan, DeviceError, MAX_LEVELS, Queue, Segment, TokenBatch};
 
 /// Query rows of an attention tile; `QUERY_TILE_ROWS` of `kernels/include/params/common.h`.
 pub(super) const QUERY_TILE_ROWS: usize = 64;
-/// Most levels of a semantic ID; `MAX_LEVELS` there.
-const MAX_LEVELS: usize = 8;
 /// Token batches whose copies may be outstanding before the host waits.
 const STAGED_BATCHES: usize = 2;
 
@@ -38,10 +36,6 @@ impl Layout {
         self.words = offset + count;
         offset
     }
-}
-
-fn bad(op: &'static str, reason: String) -> DeviceError {
-    DeviceError::Failed { op, reason }
 }
 
 /// How much a token lane holds, in buckets.
@@ -127,23 +121,9 @@ impl Tokens {
 
     /// Enqueues a batch's descriptor.
     pub(super) fn write(&mut self, batch: &TokenBatch, slots: usize) -> Result<(), DeviceError> {
-        let op = "write_tokens";
         let TokenExtent { rows: capacity, lasts: most_spans, .. } = self.capacity;
+        batch.check((capacity, most_spans), slots)?;
         let rows = batch.tokens.len();
-        if rows > capacity || batch.spans.len() > most_spans {
-            let spans = batch.spans.len();
-            return Err(bad(op, format!("{rows} rows, {spans} spans in a lane of {capacity}, {most_spans}")));
-        }
-        let mut next_row = 0;
-        for span in &batch.spans {
-            if span.first_row as usize != next_row || span.rows == 0 || span.slot as usize >= slots {
-                return Err(bad(op, format!("{span:?} at row {next_row} of a batch over {slots} slots")));
-            }
-            next_row += span.rows as usize;
-        }
-        if next_row != rows {
-            return Err(bad(op, format!("spans cover {next_row} of {rows} rows")));
-        }
         let (offsets, mut lasts, mut tiles) = (&self.offsets, 0, 0);
         self.staging.send(self.queue, self.address, |words| {
             words[offsets.tokens..][..rows].copy_from_slice(&batch.tokens);
@@ -293,39 +273,9 @@ impl Cohorts {
         })
     }
 
-    fn check(&self, cohort: &Cohort, slots: usize) -> Result<(), DeviceError> {
-        let op = "write_cohort";
-        let CohortPlan { rows, requests, banned_nodes, .. } = self.plan;
-        let banned: usize = cohort.requests.iter().flat_map(|request| &request.banned_nodes).map(Vec::len).sum();
-        if cohort.requests.len() > requests || banned > banned_nodes {
-            let wanted = cohort.requests.len();
-            return Err(bad(op, format!("{wanted} requests, {banned} bans in a lane of {requests}, {banned_nodes}")));
-        }
-        let mut next_row = 0usize;
-        for (index, request) in cohort.requests.iter().enumerate() {
-            let (first, beams, slot) = (request.first_row as usize, request.beams as usize, request.slot);
-            if first < next_row || beams == 0 || first + beams > rows || slot as usize >= slots {
-                let place = format!("slot {slot} of {slots}, rows {first}+{beams} after {next_row} of {rows}");
-                return Err(bad(op, format!("request {index}: {place}")));
-            }
-            if beams > 1 << 16 {
-                return Err(bad(op, format!("request {index}: {beams} beams; a parent's rank has 16 bits")));
-            }
-            if request.banned_nodes.len() > MAX_LEVELS {
-                let levels = request.banned_nodes.len();
-                return Err(bad(op, format!("request {index}: bans for {levels} levels; {MAX_LEVELS} at most")));
-            }
-            if let Some(level) = request.banned_nodes.iter().position(|nodes| !nodes.is_sorted()) {
-                return Err(bad(op, format!("request {index}: banned nodes of level {level} are not sorted")));
-            }
-            next_row = first + beams;
-        }
-        Ok(())
-    }
-
     /// Enqueues a cohort's descriptor. The beam state is reset by a kernel that the device launches behind it.
     pub(super) fn write(&mut self, cohort: &Cohort, slots: &Slots) -> Result<(), DeviceError> {
-        self.check(cohort, slots.count())?;
+        cohort.check(&self.plan, slots.count())?;
         let CohortPlan { rows: row_capacity, requests: request_capacity, .. } = self.plan;
         let end = cohort.requests.last().map_or(0, |request| request.first_row + request.beams) as usize;
         let offsets = &self.offsets;

@@ -1,0 +1,65 @@
+//! What every device checks of a descriptor before it writes it.
+
+use super::{Cohort, CohortPlan, DeviceError, TokenBatch};
+
+/// Most levels that a semantic ID may have; bounds the ban lists of a request.
+pub(crate) const MAX_LEVELS: usize = 8;
+
+fn bad(op: &'static str, reason: String) -> DeviceError {
+    DeviceError::Failed { op, reason }
+}
+
+impl TokenBatch {
+    /// Checks that the spans cover the rows of a lane of `rows` rows and `spans` spans, over `slots` slots.
+    pub(crate) fn check(&self, (rows, spans): (usize, usize), slots: usize) -> Result<(), DeviceError> {
+        let op = "write_tokens";
+        let (wanted, wanted_spans) = (self.tokens.len(), self.spans.len());
+        if wanted > rows || wanted_spans > spans {
+            return Err(bad(op, format!("{wanted} rows, {wanted_spans} spans in a lane of {rows}, {spans}")));
+        }
+        let mut next_row = 0;
+        for span in &self.spans {
+            if span.first_row as usize != next_row || span.rows == 0 || span.slot as usize >= slots {
+                return Err(bad(op, format!("{span:?} at row {next_row} of a batch over {slots} slots")));
+            }
+            next_row += span.rows as usize;
+        }
+        if next_row != wanted {
+            return Err(bad(op, format!("spans cover {next_row} of {wanted} rows")));
+        }
+        Ok(())
+    }
+}
+
+impl Cohort {
+    /// Checks that the requests stand one behind the other in a lane of this plan, over `slots` slots.
+    pub(crate) fn check(&self, plan: &CohortPlan, slots: usize) -> Result<(), DeviceError> {
+        let op = "write_cohort";
+        let CohortPlan { rows, requests, banned_nodes, .. } = *plan;
+        let banned: usize = self.requests.iter().flat_map(|request| &request.banned_nodes).map(Vec::len).sum();
+        if self.requests.len() > requests || banned > banned_nodes {
+            let wanted = self.requests.len();
+            return Err(bad(op, format!("{wanted} requests, {banned} bans in a lane of {requests}, {banned_nodes}")));
+        }
+        let mut next_row = 0usize;
+        for (index, request) in self.requests.iter().enumerate() {
+            let (first, beams, slot) = (request.first_row as usize, request.beams as usize, request.slot);
+            if first < next_row || beams == 0 || first + beams > rows || slot as usize >= slots {
+                let place = format!("slot {slot} of {slots}, rows {first}+{beams} after {next_row} of {rows}");
+                return Err(bad(op, format!("request {index}: {place}")));
+            }
+            if beams > 1 << 16 {
+                return Err(bad(op, format!("request {index}: {beams} beams; a parent's rank has 16 bits")));
+            }
+            if request.banned_nodes.len() > MAX_LEVELS {
+                let levels = request.banned_nodes.len();
+                return Err(bad(op, format!("request {index}: bans for {levels} levels; {MAX_LEVELS} at most")));
+            }
+            if let Some(level) = request.banned_nodes.iter().position(|nodes| !nodes.is_sorted()) {
+                return Err(bad(op, format!("request {index}: banned nodes of level {level} are not sorted")));
+            }
+            next_row = first + beams;
+        }
+        Ok(())
+    }
+}
