@@ -9,6 +9,7 @@ pub mod cli;
 pub mod client;
 pub mod device;
 pub mod export;
+pub mod inspect;
 pub mod kv;
 pub mod model;
 pub mod request;

@@ -378,6 +378,14 @@ pub enum ExportError {
         /// Field and fault.
         detail: String,
     },
+    /// `golden/activations.safetensors`.
+    #[error("{path}: {detail}; it is made by tools/python/activations.py", detail = shown(detail))]
+    Activations {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        detail: String,
+    },
 }
 
 /// Text that came from a file, fit for a terminal and a log line: control characters escaped, not longer than a line or two.

@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod activations;
 mod compare;
 mod config;
 mod error;
@@ -22,6 +23,7 @@ mod weights;
 
 use std::path::{Path, PathBuf};
 
+pub use activations::{ACTIVATIONS, Activations};
 pub use compare::{Comparer, Comparison, Cuts, Difference, InnerLevels, LevelCut, ListEntry, compare_lists};
 pub use config::ConfigReader;
 pub use error::ExportError;
@@ -104,5 +106,10 @@ impl Export {
             return Ok(None);
         }
         read_goldens(&path, &self.manifest).map(Some)
+    }
+
+    /// `golden/activations.safetensors`; `None` if there is no such file.
+    pub fn activations(&self) -> Result<Option<Activations>, ExportError> {
+        Activations::open(&self.dir)
     }
 }

@@ -58,7 +58,7 @@ impl Weights {
         }
     }
 
-    fn open_single(path: PathBuf) -> Result<Weights, ExportError> {
+    pub(super) fn open_single(path: PathBuf) -> Result<Weights, ExportError> {
         let file = Arc::new(MappedFile::open(&path)?);
         let tensors = header::read(&path, &file)?.into_iter().map(|(name, entry)| (name, (0, entry))).collect();
         Ok(Weights { root: path, files: vec![file], tensors })

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::catalog::Catalog;
-use crate::device::{CohortPlan, Queue, SlotPlan};
+use crate::device::{CohortPlan, Device, Queue, SlotPlan};
 use crate::export::Export;
 use crate::model::{Capacity, CohortLanes, Description, Family};
 use crate::schedule::Limits;
@@ -12,8 +12,8 @@ use crate::schedule::load::{DeviceChoice, LoadError};
 use crate::search::{SearchPlan, Searcher};
 
 /// A checked export and how to serve it.
-pub(super) struct Blueprint {
-    pub export: Export,
+pub(crate) struct Blueprint {
+    pub export: Arc<Export>,
     pub family: &'static Family,
     pub plan: SearchPlan,
     pub catalog: Arc<Catalog>,
@@ -27,8 +27,20 @@ impl Blueprint {
     /// # Errors
     /// The device is not there or too small, or the limits leave no room for a prompt.
     pub fn open(&mut self, description: &Description) -> Result<(Hardware, Capacity), LoadError> {
-        let mut device = self.choice.open()?;
-        let Blueprint { export, limits, plan, .. } = &*self;
+        let device = self.choice.open()?;
+        self.equip(device, description)
+    }
+
+    /// Puts the model on a device that was just opened.
+    ///
+    /// # Errors
+    /// As [`Blueprint::open`].
+    pub fn equip(
+        &self,
+        mut device: Box<dyn Device>,
+        description: &Description,
+    ) -> Result<(Hardware, Capacity), LoadError> {
+        let Blueprint { export, limits, plan, .. } = self;
         let manifest = export.manifest();
         let capacity = plan_capacity(limits, description, plan, device.facts().compute.bytes());
         if capacity.prompt_tokens == 0 {
@@ -50,7 +62,7 @@ impl Blueprint {
             // A denied item bans at most one node a level.
             banned_nodes: requests * limits.max_denied_items * manifest.levels().len(),
         };
-        let prefix = manifest.decoder_prefix().map_or(0, <[u32]>::len);
+        let prefix = manifest.decoder_prefix().map_or(0, |_| capacity.prefix_tokens);
         let mut cohort_lanes = Vec::with_capacity(capacity.cohorts);
         for index in 0..capacity.cohorts {
             let cohort = device.cohort_lane(cohort_plan)?;

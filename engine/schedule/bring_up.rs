@@ -46,7 +46,7 @@ pub(super) fn bring_up(config: &EngineConfig) -> Result<Loaded, LoadError> {
     let plan = SearchPlan::new(&manifest).map_err(LoadError::Unsupported)?;
     let catalog = Arc::new(open_catalog(&export, config.catalog.as_deref())?);
     let mut blueprint = Blueprint {
-        export,
+        export: Arc::new(export),
         family,
         plan: plan.clone(),
         catalog: Arc::clone(&catalog),

@@ -66,7 +66,7 @@ pub(super) struct Marks {
 pub(super) type Clock = Box<dyn Fn() -> Instant + Send>;
 
 /// A device and everything that lives on it.
-pub(super) struct Hardware {
+pub(crate) struct Hardware {
     pub device: Box<dyn Device>,
     pub model: Box<dyn Model>,
     pub searcher: Searcher,

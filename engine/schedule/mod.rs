@@ -16,6 +16,8 @@ mod resolve;
 mod stats;
 mod ticket;
 
+pub(crate) use blueprint::Blueprint;
+pub(crate) use core::Hardware;
 pub use engine::{Engine, EngineConfig};
 pub use limits::Limits;
 pub use load::{DeviceChoice, DeviceKind, LoadError, open_catalog};

@@ -118,6 +118,24 @@ impl Searcher {
         device.replay((lanes.cohort, lanes.prefix), step, &mut |device| self.enqueue(device, model, lanes, step))
     }
 
+    /// Enqueues the logits of `level`'s codes, and their log-normaliser, behind the hidden states that start a search: one row a
+    /// request, whatever its prompt ends with. For inspection.
+    pub(crate) fn first_logits(
+        &self,
+        device: &mut dyn Device,
+        model: &mut dyn Model,
+        lanes: &CohortLanes,
+        level: usize,
+    ) -> Result<(), DeviceError> {
+        let x = model.first_hidden(device, lanes)?;
+        self.head(device, Rows::Requests(lanes.cohort), x, Target::Level(level))
+    }
+
+    fn head(&self, device: &mut dyn Device, rows: Rows, x: Tensor, target: Target) -> Result<(), DeviceError> {
+        let (logits, lognorm, normalizer) = (self.logits, self.lognorm, self.plan.normalizer);
+        device.head(&HeadArgs { rows, x, head: self.head, target, normalizer, logits, lognorm })
+    }
+
     fn enqueue(
         &self,
         device: &mut dyn Device,
@@ -130,12 +148,12 @@ impl Searcher {
             0 => (Rows::Requests(lane), model.first_hidden(device, lanes)?),
             _ => (Rows::Beams(lane), model.next_hidden(device, lanes, step - 1)?),
         };
-        let (logits, lognorm, normalizer) = (self.logits, self.lognorm, self.plan.normalizer);
+        let (logits, lognorm) = (self.logits, self.lognorm);
         let target = match step.checked_sub(self.plan.levels) {
             None => Target::Level(step),
             Some(index) => Target::Token(self.plan.end[index]),
         };
-        device.head(&HeadArgs { rows, x, head: self.head, target, normalizer, logits, lognorm })?;
+        self.head(device, rows, x, target)?;
         match target {
             Target::Level(level) => {
                 device.expand_select(&ExpandArgs { lane, trie: self.trie, head: self.head, level, logits, lognorm })

@@ -42,6 +42,7 @@ class Spec:
     manifest: dict = dataclasses.field(default_factory=dict)
     extra: tuple = ()                # tensors that real files also hold and a loader must ignore
     logits: float = 3.0              # standard deviation of the logits
+    activations: bool = False        # record golden/activations.safetensors
     calm: float = 1.0                # divides what makes attention peaked (T5: q and o; Qwen3: o and the head norms)
 
     def rng(self, *key):
@@ -63,12 +64,12 @@ CALM = [(1, 32), (5, 4), (20, 128), (40, 32), (64, 64), (65, 4), (128, 32), (200
 
 SPECS = [
     Spec("t5-relu", "T5 v1.0: relu, tied and scaled, heads x d_kv == d_model; contiguous tokens; several items a SID; padded vocabulary",
-         "t5", {"tie_word_embeddings": True}, "v5", [64, 64, 64], 200, WIDE, items_per_sid=4,
+         "t5", {"tie_word_embeddings": True}, "v5", [64, 64, 64], 200, WIDE, items_per_sid=4, activations=True,
          manifest={"prompt": {"prefix": [], "item": {"prefix": [], "suffix": []}, "suffix": [1], "max_items": 512}}),
     Spec("t5-gated", "T5 v1.1 as 4.x wrote it: gated-gelu (gelu_new), lm_head, not scaled, heads x d_kv != d_model, encoder deeper than "
          "decoder; 4 levels, token lists permuted across levels; tied copies and an unused cross-attention bias in the file",
          "t5", {"feed_forward_proj": "gated-gelu", "d_kv": 12, "num_layers": 3, "d_ff": 40, "tie_word_embeddings": False}, "v4",
-         [16, 24, 8, 16], 80, WIDE, permuted=True, lm_head=True, extra=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight",
+         [16, 24, 8, 16], 80, WIDE, permuted=True, lm_head=True, activations=True, extra=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight",
          "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight")),
     Spec("t5-tied-default", "4.x config without the key tie_word_embeddings (t5-small's own form): tied and scaled",
          "t5", {"num_layers": 1, "num_decoder_layers": 1}, "v4", [16, 16, 16], 64, FEW, sids=200),
@@ -99,7 +100,7 @@ SPECS = [
          sids=5, items_per_sid=9, single_child=(1,)),
     Spec("qwen3-gqa", "Qwen3 with 4 query and 2 KV heads, heads x head_dim != hidden, tied; rope_parameters (5.x); several items a SID",
          "qwen3", {"tie_word_embeddings": True, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}, "v5",
-         [64, 64, 64], 200, WIDE, items_per_sid=3,
+         [64, 64, 64], 200, WIDE, items_per_sid=3, activations=True,
          manifest={"prompt": {"prefix": [1], "item": {"prefix": [], "suffix": []}, "suffix": [2], "max_items": 512}}),
     Spec("qwen3-untied", "Qwen3 with lm_head, one KV head a query head; rope_theta at top level (4.x), sliding_window present but unused; bf16, "
          "three shards; unscored end token; single-child level", "qwen3",

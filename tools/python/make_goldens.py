@@ -46,6 +46,7 @@ from safetensors import safe_open
 from transformers import Qwen3ForCausalLM, T5ForConditionalGeneration
 from transformers.utils import logging
 
+import activations
 import golden_bf16
 import golden_models as models
 from golden_search import Scorer, Trie
@@ -156,6 +157,8 @@ def write_goldens(spec, folder, manifest, rows, prompts):
     assert_lively(spec, cases)
     with open(os.path.join(folder, "golden", "cases.jsonl"), "w", newline="\n") as f:
         f.writelines(json.dumps(c, separators=(",", ":")) + "\n" for c in cases)
+    if spec.activations:
+        activations.write(folder, model, manifest, activations.shortest(cases))
     rounding = write_bf16(spec, folder, manifest, cases)
     size = sum(os.path.getsize(os.path.join(d, name)) for d, _, names in os.walk(folder) for name in names)
     by_hf = sum(c["reference"] == "hf_generate" for c in cases)
@@ -182,6 +185,10 @@ def differences(old, new, tolerance=1e-5):
         if name == "config.json":  # the one key that names the library's version may differ
             x, y = ({k: v for k, v in json.load(open(p)).items() if k != "transformers_version"} for p in (a, b))
             out += [f"{name}: {x} != {y}"] if x != y else []
+        elif name.endswith("activations.safetensors"):
+            with safe_open(a, "pt") as x, safe_open(b, "pt") as y:
+                out += [f"{name}: names"] if set(x.keys()) != set(y.keys()) else [
+                    f"{name}: {k}" for k in x.keys() if not torch.allclose(x.get_tensor(k), y.get_tensor(k), rtol=tolerance, atol=tolerance)]
         elif name.endswith(".safetensors"):
             with safe_open(a, "pt") as x, safe_open(b, "pt") as y:
                 out += [f"{name}: names"] if set(x.keys()) != set(y.keys()) else [

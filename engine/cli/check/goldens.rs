@@ -17,21 +17,29 @@ const BF16_TOLERANCE: f32 = 0.15;
 /// Smallest mean overlap of lists in bf16, where cuts fall elsewhere.
 const BF16_OVERLAP: f32 = 0.95;
 
-/// Runs the cases, if there are any.
-pub fn check(export: &Export, args: &CheckArgs, report: &mut Report) {
+/// Runs the cases, if there are any. Returns those that were run.
+pub fn check(export: &Export, args: &CheckArgs, report: &mut Report) -> Option<Vec<GoldenCase>> {
     let cases = match export.goldens() {
         Ok(Some(cases)) if !cases.is_empty() => cases,
         Ok(_) => {
-            return report.note(Part::Goldens, "no golden/cases.jsonl: nothing says what this model should answer");
+            report.note(Part::Goldens, "no golden/cases.jsonl: nothing says what this model should answer");
+            return None;
         }
-        Err(fault) => return report.bad(Part::Goldens, fault),
+        Err(fault) => {
+            report.bad(Part::Goldens, fault);
+            return None;
+        }
     };
     if report.bad_count() > 0 {
-        return report.note(Part::Goldens, "not run: correct the above first");
+        report.note(Part::Goldens, "not run: correct the above first");
+        return None;
     }
     let engine = match Engine::start(&config(args, &cases)) {
         Ok(engine) => engine,
-        Err(fault) => return report.bad(Part::Goldens, fault),
+        Err(fault) => {
+            report.bad(Part::Goldens, fault);
+            return None;
+        }
     };
     let choice = args.device.choice();
     let dtype = choice.dtype.unwrap_or(Dtype::F32);
@@ -54,6 +62,7 @@ pub fn check(export: &Export, args: &CheckArgs, report: &mut Report) {
     bar.finish_and_clear();
     let Ok(()) = ran;
     summarise(rows, tolerance, dtype, &engine.facts().provenance.device, report);
+    Some(cases)
 }
 
 /// Limits just large enough for the cases, so that checking a large export plans no more memory than it must.

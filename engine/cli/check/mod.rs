@@ -4,10 +4,12 @@
 //! without it. What the model does not read is a note, never a fault: Hugging Face directories are full of it.
 
 mod goldens;
+mod inspect;
 mod report;
 mod weights;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 
@@ -24,8 +26,9 @@ use report::{Part, Report};
 /// Check an export before it ships
 ///
 /// Configuration, every tensor by name, shape and finiteness, token ids, manifest and catalogue; where the export has
-/// golden/cases.jsonl, its cases are run and compared with what the training framework answered. Reports everything it
-/// finds; exits with 1 if anything is bad.
+/// golden/cases.jsonl, its cases are run and compared with what the training framework answered; where it has
+/// golden/activations.safetensors too, the first operation that computes something else is named, with its cause if it is one
+/// of the usual mistakes. Reports everything it finds; exits with 1 if anything is bad.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
     /// Export directory
@@ -57,7 +60,7 @@ pub fn run(args: &CheckArgs) -> Result<(), Failure> {
     }
     let mut report = Report::default();
     match Export::open(&args.export) {
-        Ok(export) => check_export(&export, args, &mut report),
+        Ok(export) => check_export(&Arc::new(export), args, &mut report),
         // Not a fault of an export: there is none.
         Err(error @ (ExportError::NoSuchDirectory { .. } | ExportError::NotADirectory { .. })) => {
             return Err(error.into());
@@ -74,7 +77,7 @@ pub fn run(args: &CheckArgs) -> Result<(), Failure> {
 }
 
 /// An export whose parts are each readable.
-fn check_export(export: &Export, args: &CheckArgs, report: &mut Report) {
+fn check_export(export: &Arc<Export>, args: &CheckArgs, report: &mut Report) {
     let described = model::family(export).and_then(|family| (family.describe)(export));
     let description = match described {
         Ok(description) => {
@@ -95,7 +98,10 @@ fn check_export(export: &Export, args: &CheckArgs, report: &mut Report) {
     if args.skip_goldens {
         report.note(Part::Goldens, "left out, as asked");
     } else {
-        goldens::check(export, args, report);
+        let cases = goldens::check(export, args, report);
+        if let Some(cases) = cases {
+            inspect::check(export, &cases, args, report);
+        }
     }
 }
 

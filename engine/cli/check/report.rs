@@ -39,6 +39,8 @@ pub enum Part {
     Catalogue,
     /// `golden/cases.jsonl`.
     Goldens,
+    /// `golden/activations.safetensors`.
+    Activations,
 }
 
 impl Part {
@@ -50,6 +52,7 @@ impl Part {
             Part::Tokens => "tokens",
             Part::Catalogue => "catalogue",
             Part::Goldens => "goldens",
+            Part::Activations => "activations",
         }
     }
 }
@@ -172,7 +175,7 @@ impl Report {
                 let ends = last.is_none_or(|next| (next.part, next.grade) != (finding.part, finding.grade));
                 if ends {
                     let more = format!("and {} more like it; --verbose lists them", alike + 1 - ALIKE);
-                    writeln!(out, "        {:<10} {}", "", style.dim(&more))?;
+                    writeln!(out, "        {:<11} {}", "", style.dim(&more))?;
                 }
                 continue;
             }
@@ -181,7 +184,7 @@ impl Report {
                 Grade::Note => style.note("note"),
                 Grade::Bad => style.bad("BAD "),
             };
-            writeln!(out, "  {grade}  {:<10} {}", finding.part.name(), finding.message)?;
+            writeln!(out, "  {grade}  {:<11} {}", finding.part.name(), finding.message)?;
         }
         if every {
             self.print_tensors(style, out)?;

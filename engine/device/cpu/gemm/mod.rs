@@ -21,6 +21,7 @@ use half::bf16;
 
 use self::output::Output;
 pub use self::packed::{PANEL, PackedMatrix};
+pub(crate) use self::scalar::activate;
 use super::{Isa, Pool};
 use crate::device::{Dtype, Epilogue};
 

@@ -74,7 +74,7 @@ fn finish(epilogue: Epilogue, sum: f32, up: Option<&f32>, before: f32) -> f32 {
 }
 
 /// An activation, as its definition reads.
-pub(super) fn activate(activation: Activation, x: f32) -> f32 {
+pub(crate) fn activate(activation: Activation, x: f32) -> f32 {
     match activation {
         Activation::Relu => {
             if x < 0.0 {
