@@ -110,6 +110,127 @@ fn npy_of_every_integer_type() {
     }
 }
 
+/// Keys as OpenOneRec packs them: (c0 * 8192 + c1) * 8192 + c2.
+#[test]
+fn open_one_rec() {
+    let dir = Dir::new();
+    let packed = (1071u64 * 8192 + 8191) * 8192 + 5;
+    let text = format!(
+        r#"{{"{packed}": [{{"pid": 9, "count": 7, "count_after_downsample": 2}}, {{"pid": 4, "count": 70}}],
+            "0": [{{"iid": 18446744073709551615}}], "1": []}}"#
+    );
+    let path = dir.file("sid2pid.json", &text);
+    let mut reports = Vec::new();
+    let builder =
+        read_source(&path, &SourceOptions::default(), &mut |done, total| reports.push((done, total))).unwrap();
+    assert_eq!(reports.last(), Some(&(text.len() as u64, text.len() as u64)));
+    let catalog = builder.finish().unwrap();
+    assert_eq!((0..3).map(|level| catalog.codes(level)).collect::<Vec<_>>(), [8192; 3], "the packing's own");
+    assert_eq!(item_of(&catalog, 9), (vec![1071, 8191, 5], 7.0, None, None));
+    assert_eq!(item_of(&catalog, u64::MAX), (vec![0, 0, 0], 0.0, None, None));
+    let shared: Vec<u64> = catalog.items_of_leaf(1).iter().map(|&item| catalog.id(item)).collect();
+    assert_eq!(shared, [4, 9], "the more popular first");
+    // Other codebooks, each level of its own size: (1 * 10 + 7) * 100 + 42.
+    let options = SourceOptions { codes: Some(vec![4, 10, 100]), ..SourceOptions::default() };
+    let catalog = read(&dir.file("s.json", r#"{"1742": [{"pid": 1}]}"#), &options).unwrap();
+    assert_eq!(item_of(&catalog, 1).0, [1, 7, 42]);
+}
+
+#[test]
+fn bad_open_one_rec() {
+    let bad = |text: &str, says: &str| refused("sid2pid.json", text, None, says);
+    let good = r#""5": [{"pid": 1, "count": 1}]"#;
+    bad(&format!(r#"{{{good}, "x": [{{"pid": 2}}]}}"#), "record 2, field `key \"x\"`: expected a packed semantic ID");
+    bad(&format!(r#"{{{good}, "-1": [{{"pid": 2}}]}}"#), "field `key \"-1\"`");
+    bad(
+        &format!(r#"{{{good}, "549755813888": [{{"pid": 2}}]}}"#),
+        "too large to pack codes of levels [8192, 8192, 8192]",
+    );
+    bad(&format!("{{{good},\n \"6\": [{{\"pid\": -2}}]}}"), "line 2: column");
+    bad(&format!(r#"{{{good}, "6": [{{"pid": 2, "pidd": 3}}]}}"#), "unknown field `pidd`");
+    bad(&format!(r#"{{{good}, "6": [{{"count": 2}}]}}"#), "missing field `pid`");
+    bad(&format!(r#"{{{good}, "6": [{{"pid": 2, "iid": 2}}]}}"#), "duplicate field `pid`");
+    bad(&format!(r#"{{{good}, "6": {{"pid": 2}}}}"#), "a list of items such as");
+    bad(&format!(r#"{{{good}, "6": [{{"pid": 1}}]}}"#), "record 1, and");
+    bad(&format!("{{{good}"), "line 1: column");
+    bad(&format!("{{{good}}} x"), "trailing characters");
+    refused("sid2pid.json", format!("{{{good}}}"), Some(&[2, 2]), "record 1, field `key \"5\"`: too large");
+}
+
+/// Three levels whose tokens are in no order; codes 0, 1, 2 of each.
+fn tokens() -> Option<Vec<Vec<u32>>> {
+    Some(vec![vec![12, 11, 10], vec![20, 21, 22], vec![30, 32, 31]])
+}
+
+fn xllm(id: i64, strings: Option<(&str, &str)>, tokens: [i32; 3]) -> Vec<u8> {
+    let mut bytes = id.to_le_bytes().to_vec();
+    for text in strings.iter().flat_map(|(did, kind)| [did, kind]) {
+        bytes.extend_from_slice(&(text.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(text.as_bytes());
+    }
+    bytes.extend(tokens.iter().flat_map(|token| token.to_le_bytes()));
+    bytes
+}
+
+#[test]
+fn xllm_records() {
+    let dir = Dir::new();
+    let options = |format| SourceOptions { format: Some(format), tokens: tokens(), ..SourceOptions::default() };
+    let bytes = [xllm(7, None, [12, 21, 31]), xllm(i64::MAX, None, [10, 20, 30])].concat();
+    assert_eq!(bytes.len(), 40);
+    let catalog = read(&dir.file("content.bin", bytes), &options(SourceFormat::Xllm)).unwrap();
+    assert_eq!(item_of(&catalog, 7), (vec![0, 1, 2], 0.0, None, None));
+    assert_eq!(item_of(&catalog, i64::MAX as u64).0, [2, 0, 0]);
+    let bytes = [xllm(7, Some(("doc-é", "video")), [12, 21, 31]), xllm(8, Some(("", "")), [10, 20, 30])].concat();
+    let catalog = read(&dir.file("content.bin", bytes), &options(SourceFormat::XllmExtended)).unwrap();
+    assert_eq!(item_of(&catalog, 7), (vec![0, 1, 2], 0.0, Some("doc-é"), None));
+    assert_eq!(item_of(&catalog, 8), (vec![2, 0, 0], 0.0, None, None));
+}
+
+#[test]
+fn bad_xllm_records() {
+    let dir = Dir::new();
+    let bad = |format, bytes: &[u8], tokens: Option<Vec<Vec<u32>>>, says: &str| {
+        let options = SourceOptions { format: Some(format), tokens, ..SourceOptions::default() };
+        let message = read(&dir.file("content.bin", bytes), &options).expect_err(says).to_string();
+        assert!(message.contains(says) && message.contains("content.bin"), "expected `{says}` in: {message}");
+    };
+    let good = xllm(7, None, [12, 21, 31]);
+    let after = |bytes: &[u8]| [&good[..], bytes].concat();
+    let plain = |bytes: &[u8], says: &str| bad(SourceFormat::Xllm, bytes, tokens(), says);
+    bad(SourceFormat::Xllm, &good, None, "--manifest");
+    plain(&after(&xllm(-3, None, [12, 21, 31])), "record 2, field `item id`: byte offset 20: -3 is negative");
+    plain(
+        &after(&xllm(8, None, [12, 99, 31])),
+        "field `token 1`: byte offset 32: item 8: token 99 spells no code of level 1",
+    );
+    plain(&after(&xllm(8, None, [-1, 21, 31])), "field `token 0`: byte offset 28: item 8: token -1");
+    plain(
+        &after(&xllm(8, None, [12, 21, 31])[..19]),
+        "field `token 2`: byte offset 36: 4 bytes are needed, the file ends after 3",
+    );
+    plain(&after(&[0; 3]), "field `item id`: byte offset 20: 8 bytes are needed");
+    plain(&after(&good), "item 7 is given twice: ");
+    plain(&[], "has no items");
+    let extended = |bytes: &[u8], says: &str| bad(SourceFormat::XllmExtended, bytes, tokens(), says);
+    let record = xllm(7, Some(("did", "kind")), [12, 21, 31]);
+    let with = |at: usize, value: &[u8]| {
+        let mut record = record.clone();
+        record[at..at + value.len()].copy_from_slice(value);
+        record
+    };
+    extended(&with(8, &u32::MAX.to_le_bytes()), "field `did`: byte offset 8: 4294967295 bytes long, at most 1048576");
+    extended(&with(8, &1000u32.to_le_bytes()), "field `did`: byte offset 12: 1000 bytes are needed");
+    extended(&with(12, b"\xff"), "field `did`: byte offset 12: not UTF-8");
+    extended(&with(19, b"\xff"), "field `type`: byte offset 19: not UTF-8");
+    // The one form read as the other.
+    extended(
+        &[good.clone(), good.clone()].concat(),
+        "field `did`: byte offset 12: a control character; are these records of the other form?",
+    );
+    plain(&record, "field `token 0`: byte offset 8");
+}
+
 #[test]
 fn formats_are_told_from_name_or_content() {
     let dir = Dir::new();
@@ -120,6 +241,7 @@ fn formats_are_told_from_name_or_content() {
         ("b.json", "{\"item\":1,\"sid\":[1,2]}\n", SourceFormat::JsonLines),
         ("c.json", "{\"0\": [\"<a_1>\",\n\"<b_1>\"]}", SourceFormat::IndexJson),
         ("d.txt", "item,sid0,sid1\n", SourceFormat::Csv),
+        ("sid2pid.json", "{\"5\":\n [ {\"pid\": 1}]}", SourceFormat::OpenOneRec),
     ] {
         assert_eq!(SourceFormat::detect(&dir.file(name, contents)).unwrap(), format, "{name}");
     }
@@ -261,7 +383,7 @@ proptest! {
     /// Whatever bytes a source holds, reading it gives a catalogue or an error.
     #[test]
     fn damaged_sources_never_panic(
-        which in 0usize..4,
+        which in 0usize..7,
         edits in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..6),
         cut in proptest::option::of(any::<proptest::sample::Index>()),
     ) {
@@ -269,6 +391,9 @@ proptest! {
             0 => (SourceFormat::JsonLines, b"{\"item\":1,\"sid\":[1,2],\"weight\":2.5}\n{\"item\":2,\"sid\":[3,4],\"key\":\"k\"}\n".to_vec()),
             1 => (SourceFormat::Csv, b"item,sid0,sid1,weight,title\n1,2,3,0.5,\"a, b\"\n2,3,4,,c\n".to_vec()),
             2 => (SourceFormat::IndexJson, br#"{"0": ["<a_1>", "<b_2>"], "7": ["<a_24>", "<b_225>"]}"#.to_vec()),
+            3 => (SourceFormat::OpenOneRec, br#"{"5": [{"pid": 1, "count": 3}, {"pid": 2}], "72": [{"iid": 3}]}"#.to_vec()),
+            4 => (SourceFormat::Xllm, [xllm(1, None, [12, 21, 31]), xllm(2, None, [10, 20, 30])].concat()),
+            5 => (SourceFormat::XllmExtended, [xllm(1, Some(("a", "b")), [12, 21, 31]), xllm(2, Some(("", "")), [10, 20, 30])].concat()),
             _ => (SourceFormat::Npy, npy("<i4", "(2, 2)", &[1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0])),
         };
         for (at, value) in &edits {
@@ -281,7 +406,7 @@ proptest! {
         let dir = Dir::new();
         let path = dir.file("source", &bytes);
         for format in [None, Some(format)] {
-            match read(&path, &SourceOptions { format, ..SourceOptions::default() }) {
+            match read(&path, &SourceOptions { format, tokens: tokens(), ..SourceOptions::default() }) {
                 Ok(catalog) => prop_assert!(catalog.verify().is_ok()),
                 Err(error) => prop_assert!(!error.to_string().is_empty()),
             }

@@ -288,3 +288,33 @@ fn catalogues_are_built_shown_and_verified() {
     assert_eq!((&built["keys"], &built["titles"], &built["weights"]), (&json!(true), &json!(true), &json!(true)));
     assert_eq!(built["sharing_items"], 2);
 }
+
+/// Lists of other engines: packed integers told by their content, binary records by a manifest.
+#[test]
+fn catalogues_of_other_engines_are_built() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let out = path("catalog.sid");
+    let packed = path("sid2pid.json");
+    std::fs::write(&packed, "{\"8193\": [{\"pid\": 7, \"count\": 3, \"count_after_downsample\": 1}]}").unwrap();
+    let built = sidereal(&["catalog", "build", "--from", &packed, "--out", &out, "--json"]).exits(0).json();
+    assert_eq!((&built["items"], &built["levels"][0]["codes"]), (&json!(1), &json!(8192)));
+    // Tokens of t5-gated are in no order; its manifest says which code each is.
+    let manifest = golden("t5-gated").join("sidereal.json");
+    let levels: Value = serde_json::from_slice(&std::fs::read(&manifest).unwrap()).unwrap();
+    let token = |level: usize, code: usize| levels["sid"]["levels"][level]["tokens"]["list"][code].as_i64().unwrap();
+    let mut record = 99i64.to_le_bytes().to_vec();
+    for (level, code) in [(0, 15), (1, 23), (2, 7), (3, 0)] {
+        record.extend_from_slice(&(token(level, code) as i32).to_le_bytes());
+    }
+    let records = path("content.bin");
+    std::fs::write(&records, &record).unwrap();
+    let build = ["catalog", "build", "--from", &records, "--out", &out, "--format", "xllm", "--json"];
+    sidereal(&build).exits(1).says("--manifest");
+    let built = sidereal(&[&build[..], &["--manifest", manifest.to_str().unwrap()]].concat()).exits(0).json();
+    assert_eq!((&built["items"], &built["levels"][1]), (&json!(1), &json!({"codes": 24, "nodes": 1})));
+    record.pop();
+    std::fs::write(&records, &record).unwrap();
+    sidereal(&[&build[..], &["--manifest", manifest.to_str().unwrap()]].concat()).exits(1).says("byte offset 20");
+    sidereal(&["catalog", "build", "--from", &records, "--out", &out]).exits(1).says("xllm");
+}

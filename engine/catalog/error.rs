@@ -28,6 +28,8 @@ pub enum Unit {
     Entry,
     /// Rows of an array.
     Row,
+    /// Records of a binary file, or items of a nested list, in file order.
+    Record,
     /// Calls of [`super::CatalogBuilder::add`].
     Call,
 }
@@ -38,6 +40,7 @@ impl std::fmt::Display for Place {
             Unit::Line => "line",
             Unit::Entry => "entry",
             Unit::Row => "row",
+            Unit::Record => "record",
             Unit::Call => "added item",
         };
         write!(f, "{}, {unit} {}", self.source, self.number)
@@ -255,7 +258,7 @@ pub enum CatalogError {
 
     // -- Reading a source -------------------------------------------------------------------------------------------------
     /// Neither name nor content tells the format of a source.
-    #[error("{}: cannot tell the format from its name or content; name it: jsonl, csv, index-json or npy", path.display())]
+    #[error("{}: cannot tell the format from its name or content; name it: jsonl, csv, index-json, npy, openonerec, xllm or xllm-extended", path.display())]
     UnknownFormat {
         /// The source.
         path: PathBuf,

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::catalog::{Catalog, MAX_CODES, SourceFormat, SourceOptions, read_source};
 use crate::cli::style::{self, Style};
 use crate::cli::{Failure, units};
+use crate::export::{Level, Manifest};
 
 /// Build, inspect and verify catalogues of items
 #[derive(Debug, Args)]
@@ -42,6 +43,27 @@ pub enum FormatName {
     Index,
     /// An array [items, levels] of integers; an item's id is its row
     Npy,
+    /// {"71868170501":[{"pid":5,"count":3},..],..}, packed semantic IDs of OpenOneRec (sid2pid.json, sid2iid.json)
+    #[value(name = "openonerec")]
+    OpenOneRec,
+    /// Records of xLLM: an i64 item id, then an i32 token a level; needs --manifest
+    Xllm,
+    /// The same with the strings did and type between id and tokens
+    XllmExtended,
+}
+
+impl From<FormatName> for SourceFormat {
+    fn from(name: FormatName) -> SourceFormat {
+        match name {
+            FormatName::Jsonl => SourceFormat::JsonLines,
+            FormatName::Csv => SourceFormat::Csv,
+            FormatName::Index => SourceFormat::IndexJson,
+            FormatName::Npy => SourceFormat::Npy,
+            FormatName::OpenOneRec => SourceFormat::OpenOneRec,
+            FormatName::Xllm => SourceFormat::Xllm,
+            FormatName::XllmExtended => SourceFormat::XllmExtended,
+        }
+    }
 }
 
 /// Flags of `catalog build`.
@@ -59,6 +81,9 @@ pub struct BuildArgs {
     /// Codes of each level, e.g. 256,256,256 [default: one more than the largest code seen]
     #[arg(long, value_delimiter = ',', value_name = "N,N,..", value_parser = clap::value_parser!(u32).range(1..=MAX_CODES as i64))]
     pub codes: Option<Vec<u32>>,
+    /// Manifest of the export: gives the codes of each level, and for xllm the token of each
+    #[arg(long, value_name = "FILE", conflicts_with = "codes")]
+    pub manifest: Option<PathBuf>,
     /// Titles beside an index: MiniOneRec's info.txt
     #[arg(long, value_name = "FILE")]
     pub info: Option<PathBuf>,
@@ -94,15 +119,13 @@ pub fn run(args: &CatalogArgs) -> Result<(), Failure> {
 
 fn build(args: &BuildArgs) -> Result<(), Failure> {
     let began = Instant::now();
+    let manifest = args.manifest.as_deref().map(Manifest::open).transpose()?;
+    let levels = manifest.as_ref().map(Manifest::levels);
     let options = SourceOptions {
-        format: args.format.map(|format| match format {
-            FormatName::Jsonl => SourceFormat::JsonLines,
-            FormatName::Csv => SourceFormat::Csv,
-            FormatName::Index => SourceFormat::IndexJson,
-            FormatName::Npy => SourceFormat::Npy,
-        }),
-        codes: args.codes.clone(),
+        format: args.format.map(SourceFormat::from),
+        codes: args.codes.clone().or(levels.map(|levels| levels.iter().map(|level| level.codes() as u32).collect())),
         info: args.info.clone(),
+        tokens: levels.map(|levels| levels.iter().map(Level::token_list).collect()),
     };
     let bar = style::progress(0, "reading");
     let mut progress = |done: u64, total: u64| {

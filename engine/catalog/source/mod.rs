@@ -1,4 +1,5 @@
-//! Reads items from the files that people have: JSON lines, CSV, `index.json`, and arrays of codes.
+//! Reads items from the files that people have: JSON lines, CSV, `index.json`, arrays of codes, packed integers, and binary
+//! records of tokens.
 //!
 //! Every reader streams into a [`CatalogBuilder`] and says file, line and field of what it cannot use. Nothing is guessed
 //! about an item: a field that is not known is an error, a wrong type is an error. Duplicates are found by the builder.
@@ -7,6 +8,8 @@ mod csv_rows;
 mod index_json;
 mod json_lines;
 mod npy;
+mod open_one_rec;
+mod xllm;
 
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -32,12 +35,25 @@ pub enum SourceFormat {
     IndexJson,
     /// `[items, levels]` integers; an item's id is its row.
     Npy,
+    /// `{"71868170501": [{"pid":5,"count":3,"count_after_downsample":1}, ..], ..}`: OpenOneRec's packed semantic IDs.
+    OpenOneRec,
+    /// xLLM's records: an i64 item id, then an i32 token a level.
+    Xllm,
+    /// xLLM's records with two strings between id and tokens.
+    XllmExtended,
 }
 
 impl SourceFormat {
     /// Every format.
-    pub const ALL: [SourceFormat; 4] =
-        [SourceFormat::JsonLines, SourceFormat::Csv, SourceFormat::IndexJson, SourceFormat::Npy];
+    pub const ALL: [SourceFormat; 7] = [
+        SourceFormat::JsonLines,
+        SourceFormat::Csv,
+        SourceFormat::IndexJson,
+        SourceFormat::Npy,
+        SourceFormat::OpenOneRec,
+        SourceFormat::Xllm,
+        SourceFormat::XllmExtended,
+    ];
 
     /// The name that the command line uses.
     pub fn name(self) -> &'static str {
@@ -46,6 +62,9 @@ impl SourceFormat {
             SourceFormat::Csv => "csv",
             SourceFormat::IndexJson => "index-json",
             SourceFormat::Npy => "npy",
+            SourceFormat::OpenOneRec => "openonerec",
+            SourceFormat::Xllm => "xllm",
+            SourceFormat::XllmExtended => "xllm-extended",
         }
     }
 
@@ -54,7 +73,8 @@ impl SourceFormat {
         SourceFormat::ALL.into_iter().find(|format| format.name() == name)
     }
 
-    /// Tells the format of a file from its extension, else from its first bytes.
+    /// Tells the format of a file from its extension, else from its first bytes. xLLM's records bear no mark: they are
+    /// never guessed.
     pub fn detect(path: &Path) -> Result<SourceFormat, CatalogError> {
         let extension = path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
         match extension.as_deref() {
@@ -73,7 +93,7 @@ impl SourceFormat {
         } else if serde_json::from_slice::<serde_json::Value>(line).is_ok_and(|line| line.get("item").is_some()) {
             Ok(SourceFormat::JsonLines)
         } else if text.starts_with(b"{") {
-            Ok(SourceFormat::IndexJson)
+            Ok(if open_one_rec::looks_like(text) { SourceFormat::OpenOneRec } else { SourceFormat::IndexJson })
         } else if line.split(|&byte| byte == b',').any(|column| column.trim_ascii() == b"item") {
             Ok(SourceFormat::Csv)
         } else {
@@ -91,6 +111,8 @@ pub struct SourceOptions {
     pub codes: Option<Vec<u32>>,
     /// MiniOneRec's `info.txt` (`<a_60><b_159>..`, tab, title, tab, item), for titles beside an `index.json`.
     pub info: Option<PathBuf>,
+    /// Token of every code, level by level, as the manifest declares them. xLLM's records hold tokens and need it.
+    pub tokens: Option<Vec<Vec<u32>>>,
 }
 
 /// Reads all items of a source.
@@ -124,6 +146,9 @@ pub fn read_source(
         SourceFormat::Csv => csv_rows::read(&mut input, reader)?,
         SourceFormat::IndexJson => index_json::read(&mut input, reader, options.info.as_deref())?,
         SourceFormat::Npy => npy::read(&mut input, reader)?,
+        SourceFormat::OpenOneRec => open_one_rec::read(&mut input, reader)?,
+        SourceFormat::Xllm => xllm::read(&mut input, reader, &options.tokens, xllm::Strings::Absent)?,
+        SourceFormat::XllmExtended => xllm::read(&mut input, reader, &options.tokens, xllm::Strings::Present)?,
     }
     if input.builder.is_empty() {
         return Err(CatalogError::Empty { source_name: path.display().to_string() });
