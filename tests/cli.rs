@@ -289,6 +289,40 @@ fn catalogues_are_built_shown_and_verified() {
     assert_eq!(built["sharing_items"], 2);
 }
 
+#[test]
+fn catalogues_are_compared() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let build = |name: &str, version: &str, items: &str| {
+        let list = path("items.csv");
+        std::fs::write(&list, format!("item,sid0,sid1,weight\n{items}")).unwrap();
+        let out = path(name);
+        sidereal(&["catalog", "build", "--from", &list, "--out", &out, "--version", version, "--codes", "4,4"])
+            .exits(0);
+        out
+    };
+    let old = build("old.sid", "monday", "1,0,1,2\n2,0,1,1\n3,0,2,0\n4,3,3,0\n");
+    let renamed = build("renamed.sid", "sunday", "4,3,3,0\n3,0,2,0\n2,0,1,1\n1,0,1,2\n");
+    let new = build("new.sid", "tuesday", "1,0,1,2\n2,0,1,3\n3,1,0,0\n5,3,2,0\n");
+    sidereal(&["catalog", "diff", &old, &renamed]).exits(0).says("monday").says("sunday").says("the same");
+    let ran = sidereal(&["catalog", "diff", &old, &new]).exits(1);
+    ran.says("3 in both, 1 added, 1 removed, 1 moved to another semantic ID, 1 of another weight")
+        .says("1 in both, 2 added, 2 removed, 1 with items in another order")
+        .says("2 and 3 prefixes, 2 in both (66.7%)")
+        .says("3 [0, 2] -> [1, 0]")
+        .says("different");
+    let told = sidereal(&["catalog", "diff", &old, &new, "--json", "--examples", "1"]).exits(1).json();
+    assert_eq!(
+        (&told["same"], &told["a"]["version"], &told["b"]["version"]),
+        (&json!(false), &json!("monday"), &json!("tuesday"))
+    );
+    assert_eq!(told["items"]["moved"], 1);
+    assert_eq!(told["examples"]["moved"], json!([{"item": 3, "from": [0, 2], "to": [1, 0]}]));
+    assert_eq!(told["prefixes"][1], json!({"a": 3, "b": 3, "shared": 1}));
+    sidereal(&["catalog", "diff", &old, &path("gone.sid")]).exits(3).says("gone.sid");
+    sidereal(&["catalog", "diff", &old]).exits(2);
+}
+
 /// Lists of other engines: packed integers told by their content, binary records by a manifest.
 #[test]
 fn catalogues_of_other_engines_are_built() {

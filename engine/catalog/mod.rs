@@ -10,6 +10,7 @@
 mod arrange;
 mod bans;
 mod builder;
+mod diff;
 mod error;
 mod format;
 mod gallop;
@@ -28,6 +29,7 @@ use std::path::{Path, PathBuf};
 use sidereal_ffi::MappedFile;
 
 pub use builder::{CatalogBuilder, NewItem};
+pub use diff::{CatalogDiff, DiffExamples, DiffSide, ItemChanges, MovedItem, PrefixOverlap, SidChanges, diff};
 pub use error::{CatalogError, Place, Unit};
 pub use format::{MAX_VERSION_BYTES, Section, SectionKind};
 pub use info::{CatalogInfo, HeaviestLeaf, LevelInfo, SectionInfo, info};

@@ -1,4 +1,6 @@
-//! `sidereal catalog`: build, look at and verify catalogue files.
+//! `sidereal catalog`: build, look at, compare and verify catalogue files.
+
+mod diff;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -12,7 +14,7 @@ use crate::cli::style::{self, Style};
 use crate::cli::{Failure, units};
 use crate::export::{Level, Manifest};
 
-/// Build, inspect and verify catalogues of items
+/// Build, inspect, compare and verify catalogues of items
 #[derive(Debug, Args)]
 pub struct CatalogArgs {
     /// What to do.
@@ -27,6 +29,8 @@ pub enum Action {
     Build(BuildArgs),
     /// Say what a catalogue file holds
     Info(FileArgs),
+    /// Say what changed between two catalogue files; exit code 1 if anything did
+    Diff(diff::DiffArgs),
     /// Check every byte of a catalogue file
     Verify(FileArgs),
 }
@@ -113,6 +117,7 @@ pub fn run(args: &CatalogArgs) -> Result<(), Failure> {
             let catalog = Catalog::open(&args.file)?;
             Facts::of(&catalog, &args.file).print(None, args.json)
         }
+        Action::Diff(args) => diff::run(args),
         Action::Verify(args) => verify(args),
     }
 }
