@@ -62,17 +62,28 @@ class Spelling:
 
     def code(self, level, told, where):
         """A code as an item file tells it: a number, or a token's text."""
-        if isinstance(told, str):
-            if told not in self.place:
-                raise Refused(f"{where}, level {level}: token {told} is not in the tokenizer: is this the item file of another model?")
+        if isinstance(told, str) and told in self.place:
             found, told = self.place[told]
             if found != level:
                 raise Refused(f"{where}, level {level}: token {self.levels[found][told][0]} is of level {found}")
+        elif isinstance(told, str):
+            told = self.code_in_other_words(level, told, where)
         if not isinstance(told, int) or isinstance(told, bool) or told < 0:
             raise Refused(f"{where}, level {level}: code {told!r}: expected a whole number or a token")
         if told not in self.levels[level]:
             raise Refused(f"{where}, level {level}: code {told} has no token: the tokenizer has codes 0 to {self.codes[level] - 1}")
         return told
+
+    def code_in_other_words(self, level, told, where):
+        """The code of `<a_12>` where the tokenizer spells it otherwise: index files keep that form whatever the model's tokens are."""
+        match = re.fullmatch(STYLES["<a_12>"], told)
+        if match is None:
+            raise Refused(f"{where}, level {level}: token {told} is not in the tokenizer: is this the item file of another model?")
+        if match["level"] != "abcdefgh"[level]:
+            raise Refused(f"{where}, level {level}: token {told} is of level {match['level']}")
+        if int(match["code"]) not in self.levels[level]:
+            raise Refused(f"{where}, level {level}: token {told}: the tokenizer has no token for code {int(match['code'])}")
+        return int(match["code"])
 
 
 def declared(first_tokens, codes):

@@ -1,0 +1,155 @@
+"""The converter with its goldens, end to end: small seeded models of two real catalogues, checked and asked by the built `sidereal`.
+
+    SIDEREAL=target/debug/sidereal python -m unittest discover -s tools/python -p 'nightly_convert.py'
+
+Needs requirements.txt. Catalogues and histories are those of $SIDEREAL_DATA, else ../shared/data; where they are not, generated ones of
+the same shape take their place, which is said.
+"""
+import ast
+import contextlib
+import csv
+import io
+import json
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import tempfile
+import unittest
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+import convert
+import small_model
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DATA = pathlib.Path(os.environ.get("SIDEREAL_DATA", ROOT.parent / "shared" / "data"))
+SIDEREAL = os.environ.get("SIDEREAL", str(ROOT / "target" / "debug" / "sidereal"))
+
+
+def office():
+    """-> (path of the index, histories)"""
+    with open(DATA / "office" / "Office_Products.test.csv", newline="", encoding="utf-8") as f:
+        histories = [[int(item) for item in ast.literal_eval(row["history_item_id"])] for row in csv.DictReader(f)]
+    return DATA / "office" / "Office_Products.index.json", histories
+
+
+def instruments():
+    users = json.loads((DATA / "instruments" / "Instruments.inter.json").read_text())
+    return DATA / "instruments" / "Instruments.index.json", [items[:-1] for items in users.values()]
+
+
+def generated(folder, name, levels):
+    """An index of 2000 items whose first level leaves codes unused, and histories."""
+    rng = random.Random(name)
+    sids = [[rng.randrange(88) * 2 % 256, *(rng.randrange(256) for _ in range(levels - 1))] for _ in range(2000)]
+    index = {str(item): [f"<{'abcd'[level]}_{code}>" for level, code in enumerate(sid)] for item, sid in enumerate(sids)}
+    path = folder / f"{name}.index.json"
+    path.write_text(json.dumps(index))
+    return path, [[rng.randrange(2000) for _ in range(rng.randrange(1, 12))] for _ in range(300)]
+
+
+def sidereal(*args, text=None):
+    ran = subprocess.run([SIDEREAL, *map(str, args)], input=text, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        raise AssertionError(f"sidereal {args[0]}: exit {ran.returncode}: {ran.stdout}{ran.stderr}")
+    return ran.stdout
+
+
+class Converted(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.root = pathlib.Path(folder.name)
+
+    def data(self, read, name, levels):
+        try:
+            return read()
+        except OSError:
+            print(f"{name} is not in {DATA}: using a generated catalogue instead", file=sys.stderr)
+            return generated(self.root, name, levels)
+
+    def convert(self, index, histories, family, spelling, order, *options, only_used=False):
+        """-> the export, checked by `sidereal check`, after 50 real histories were answered."""
+        model, out, users = self.root / "model", self.root / "export", self.root / "users.jsonl"
+        sids = [[small_model.code_of(token) for token in sid] for sid in json.loads(index.read_text()).values()]
+        small_model.make(family, sids, model, spelling, order, only_used)
+        users.write_text("".join(json.dumps({"items": items}) + "\n" for items in histories))
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            code = convert.main([str(model), "--items", str(index), "--out", str(out), "--goldens", "5", "--histories", str(users), *options])
+        self.assertEqual(code, 0, said.getvalue())
+        report = json.loads(sidereal("check", out, "--json"))
+        self.assertTrue(report["good"], report)
+        self.assertEqual(len(report["goldens"]["cases"]), 5)
+        self.assertLessEqual(report["goldens"]["max_delta"], 1e-4)
+        asked = "".join(json.dumps({"id": at, "items": items, "beams": 32, "top": 5}) + "\n" for at, items in enumerate(histories[:50]))
+        answers = [json.loads(line) for line in sidereal("recommend", out, "--requests", "-", text=asked).splitlines()]
+        self.assertEqual([len(answer["results"]) for answer in answers], [5] * 50)
+        self.assertEqual({answer["unknown_items"] for answer in answers}, {0})
+        return out
+
+    def test_office_as_minionerec_adds_its_tokens(self):
+        """Lexical order, and no token of the codes that no item has."""
+        index, histories = self.data(office, "office", 3)
+        out = self.convert(index, histories, "qwen3", "<a_12>", "lexical", "--fill-gaps", "--activations", "3", only_used=True)
+        levels = json.loads((out / "sidereal.json").read_text())["sid"]["levels"]
+        self.assertTrue(all("list" in level["tokens"] for level in levels))
+        self.hold_activations(out, AutoModelForCausalLM, 3)
+
+    def test_instruments_with_four_levels(self):
+        index, histories = self.data(instruments, "instruments", 4)
+        out = self.convert(index, histories, "t5", "<s_a_12>", "lexical", "--activations", "--sidereal", SIDEREAL)
+        self.assertTrue((out / "catalog.sid").is_file() and not (out / "items.jsonl").exists())
+        self.hold_activations(out, AutoModelForSeq2SeqLM, 2)
+
+    def test_instruments_with_the_level_in_the_number(self):
+        index, histories = self.data(instruments, "instruments", 4)
+        out = self.convert(index, histories, "qwen3", "<|sid_12|>", "numeric")
+        self.assertFalse((out / "golden" / "activations.safetensors").exists())
+        levels = json.loads((out / "sidereal.json").read_text())["sid"]["levels"]
+        first = levels[0]["tokens"]["first"]
+        self.assertEqual([level["tokens"]["first"] - first for level in levels], [0, 256, 512, 768])
+
+    def test_level_norm_with_a_scored_length(self):
+        index, histories = self.data(office, "office", 3)
+        self.convert(index, histories, "t5", "<a_12>", "numeric", "--score", "level_norm", "--length-penalty", "1", "--max-items", "4")
+
+    def hold_activations(self, out, kind, count):
+        """Every tensor has the prompt's rows, and the names say what they are: HF's own hidden states agree."""
+        told = load_file(out / "golden" / "activations.safetensors")
+        cases = [json.loads(line) for line in (out / "golden" / "cases.jsonl").read_text().splitlines()]
+        self.assertEqual({name.split("/")[0] for name in told}, {f"case{case['id']}" for case in cases[:count]})
+        model = kind.from_pretrained(out, dtype=torch.float32).eval()
+        prefix = json.loads((out / "sidereal.json").read_text()).get("decoder_prefix")
+        for case in cases[:count]:
+            mine = {name.split("/")[1]: tensor for name, tensor in told.items() if name.startswith(f"case{case['id']}/")}
+            self.assertTrue(all(tensor.dtype == torch.float32 and tensor.isfinite().all() for tensor in mine.values()))
+            extra = {} if prefix is None else {"decoder_input_ids": torch.tensor([prefix])}
+            with torch.inference_mode():
+                said = model(input_ids=torch.tensor([case["tokens"]]), output_hidden_states=True, use_cache=False, **extra)
+            if prefix is None:
+                self.hold(mine, "", said.hidden_states, ["embed"], "final")
+                expected = {f"layer{at}{part}" for at in range(2) for part in ("", ".attention", ".q_proj", ".k_proj", ".v_proj")}
+            else:
+                self.hold(mine, "encoder.", said.encoder_hidden_states, ["embed"], "encoder.final")
+                self.hold(mine, "decoder.", said.decoder_hidden_states, ["decoder.embed"], "final")
+                parts = ("", ".attention", ".q_proj", ".k_proj", ".v_proj")
+                cross = (".cross_attention", ".cross_q_proj", ".cross_k_proj", ".cross_v_proj")
+                expected = {f"encoder.layer{at}{part}" for at in range(2) for part in parts}
+                expected |= {f"decoder.layer{at}{part}" for at in range(2) for part in parts + cross} | {"decoder.embed", "encoder.final"}
+            self.assertEqual(set(mine), expected | {"embed", "final", "logits"})
+            torch.testing.assert_close(mine["logits"], said.logits[0, -1:])
+
+    def hold(self, mine, side, states, first, final):
+        """HF tells the embedding, every layer but the last, and the last one normalised."""
+        names = first + [f"{side}layer{at}" for at in range(len(states) - 2)] + [final]
+        for name, state in zip(names, states, strict=True):
+            torch.testing.assert_close(mine[name], state[0], msg=name)
+
+
+if __name__ == "__main__":
+    unittest.main()
