@@ -95,9 +95,11 @@ class Converted(unittest.TestCase):
     def test_office_as_minionerec_adds_its_tokens(self):
         """Lexical order, and no token of the codes that no item has."""
         index, histories = self.data(office, "office", 3)
-        out = self.convert(index, histories, "qwen3", "<a_12>", "lexical", "--fill-gaps", "--activations", "3", only_used=True)
-        levels = json.loads((out / "sidereal.json").read_text())["sid"]["levels"]
-        self.assertTrue(all("list" in level["tokens"] for level in levels))
+        out = self.convert(index, histories, "qwen3", "<a_12>", "lexical", "--fill-gaps", "--activations", "3", "--prompt-prefix",
+                           "text:the user has bought", only_used=True)
+        manifest = json.loads((out / "sidereal.json").read_text())
+        self.assertTrue(all("list" in level["tokens"] for level in manifest["sid"]["levels"]))
+        self.assertEqual(manifest["prompt"]["prefix"], [small_model.WORDS.index(word) for word in ("the", "user", "has", "bought")])
         self.hold_activations(out, AutoModelForCausalLM, 3)
 
     def test_instruments_with_four_levels(self):
