@@ -57,7 +57,7 @@ def arguments(argv):
     golden.add_argument("--goldens", type=int, default=0, metavar="N", help="record N prompts with their results")
     golden.add_argument("--histories", type=pathlib.Path, help='real histories, {"items": [..]} a line (default: random items)')
     golden.add_argument("--beams", type=numbers, default=[4, 32, 1, 64], help="beam widths, in turn (default: 4,32,1,64)")
-    golden.add_argument("--activations", type=int, nargs="?", const=2, default=0, metavar="N", help="also every layer of the first N (default: 2)")
+    golden.add_argument("--activations", action="store_true", help="also what every module computes for the shortest of them")
     golden.add_argument("--seed", type=int, default=1)
     golden.add_argument("--threads", type=int, default=1)
     return parser.parse_args(argv)

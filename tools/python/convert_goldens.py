@@ -8,11 +8,10 @@ import json
 import random
 
 import torch
-from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers.utils import logging
 
-import convert_activations
+import activations
 from convert_errors import Refused
 from convert_manifest import prompt_tokens
 from golden_search import Scorer, Trie
@@ -91,9 +90,5 @@ def write(folder, manifest, spelling, rows, options):
     with open(folder / "golden" / "cases.jsonl", "w", newline="\n") as f:
         f.writelines(json.dumps(case, separators=(",", ":")) + "\n" for case in cases)
     if options.activations:
-        tensors = {}
-        for case in cases[:options.activations]:
-            told = convert_activations.record(model, case["tokens"], manifest.get("decoder_prefix"))
-            tensors |= {f"case{case['id']}/{name}": tensor for name, tensor in told.items()}
-        save_file(tensors, folder / "golden" / "activations.safetensors")
+        activations.write(folder, model, manifest, activations.shortest(cases))
     return len(cases)
