@@ -12,6 +12,7 @@ mod ir;
 mod lower;
 pub mod machine;
 pub mod memory;
+pub mod product;
 pub mod ptx;
 
 pub use fault::{Action, Fault, Limits, Memory, OtherBlock, OtherLane, Site};

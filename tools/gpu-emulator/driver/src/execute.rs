@@ -13,6 +13,7 @@ impl Session<'_> {
     pub fn run(&mut self, work: Work, stream: Handle) -> Outcome<()> {
         match work {
             Work::Launch(launch) => self.run_launch(&launch),
+            Work::Product(product) => self.run_product(&product),
             Work::Upload { to, from } => self.run_upload(to, &from),
             Work::Download { to, from } => {
                 let data = self.read_device(from, to.bytes())?;

@@ -11,6 +11,10 @@ use thiserror::Error;
 pub enum Kind {
     /// Kernel launches outside a capture.
     Launch,
+    /// cuBLASLt's products outside a capture.
+    Product,
+    /// cuBLASLt's calls that enqueue nothing.
+    Cublas,
     /// Device allocations.
     Alloc,
     /// Pinned host allocations.
@@ -27,8 +31,10 @@ pub enum Kind {
     Sync,
 }
 
-const KINDS: [(&str, Kind); 8] = [
+const KINDS: [(&str, Kind); 10] = [
     ("launch", Kind::Launch),
+    ("product", Kind::Product),
+    ("cublas", Kind::Cublas),
     ("alloc", Kind::Alloc),
     ("pinned", Kind::Pinned),
     ("htod", Kind::HostToDevice),
@@ -61,7 +67,7 @@ pub enum PlanError {
     #[error("{0:?} is not KIND:N, KIND:N* or KIND:N!")]
     Entry(String),
     /// An entry names no kind of call.
-    #[error("{0:?} is not one of launch, alloc, pinned, htod, dtoh, instantiate, graph, sync")]
+    #[error("{0:?} is not one of launch, product, cublas, alloc, pinned, htod, dtoh, instantiate, graph, sync")]
     Kind(String),
 }
 

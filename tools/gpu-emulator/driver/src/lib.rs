@@ -22,6 +22,7 @@ mod launch;
 mod memory;
 mod module;
 mod occupancy;
+mod product;
 mod queue;
 mod report;
 mod session;

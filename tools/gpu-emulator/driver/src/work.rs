@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use gpu_emulator::product::Product;
+
 use crate::handle::Handle;
 use crate::host::{HostCall, PinnedRange};
 use crate::launch::Launch;
@@ -65,6 +67,8 @@ pub struct Spoiled {
 pub enum Work {
     /// A kernel.
     Launch(Launch),
+    /// A product of the stand-in cuBLASLt.
+    Product(Box<Product>),
     /// Host to device.
     Upload {
         /// Device address.

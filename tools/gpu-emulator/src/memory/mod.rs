@@ -70,6 +70,14 @@ pub enum MemoryError {
         /// What is near.
         neighbour: Neighbour,
     },
+    /// A read of bytes that nobody wrote.
+    #[error("{bytes} bytes at {address:#x} were not all written before they were read")]
+    Unwritten {
+        /// Start of the access.
+        address: u64,
+        /// Size of the access.
+        bytes: u64,
+    },
     /// Freeing an address that no live allocation starts at.
     #[error("no allocation starts at {address:#x}; {neighbour}")]
     NotAllocated {
@@ -183,6 +191,16 @@ impl GlobalMemory {
     /// Copies device bytes to the host, poison included.
     pub fn read(&self, address: u64, to: &mut [u8]) -> Result<(), MemoryError> {
         let (index, range) = self.range(address, to.len() as u64)?;
+        to.copy_from_slice(&self.allocations[index].data[range]);
+        Ok(())
+    }
+
+    /// Copies device bytes that were written.
+    pub fn read_written(&self, address: u64, to: &mut [u8]) -> Result<(), MemoryError> {
+        let (index, range) = self.range(address, to.len() as u64)?;
+        if !self.allocations[index].written.all(range.clone()) {
+            return Err(MemoryError::Unwritten { address, bytes: to.len() as u64 });
+        }
         to.copy_from_slice(&self.allocations[index].data[range]);
         Ok(())
     }

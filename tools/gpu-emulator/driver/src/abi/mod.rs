@@ -5,6 +5,7 @@
 #![allow(non_snake_case)]
 
 mod context;
+mod cublaslt;
 mod device;
 mod graph;
 mod launch;
