@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 
 use crate::cli::units;
 use crate::device::Dtype;
+use crate::device::cuda::Cublaslt;
 use crate::schedule::{DeviceChoice, DeviceKind, EngineConfig, Limits};
 
 /// `--device`.
@@ -32,6 +33,18 @@ pub enum DtypeName {
     Bf16,
 }
 
+/// `--cublaslt`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum CublasltUse {
+    /// The engine's own kernels: a row's bits depend on that row alone, by construction.
+    #[default]
+    Off,
+    /// Where the library is there.
+    Auto,
+    /// An error without the library.
+    On,
+}
+
 /// Which device computes.
 #[derive(Clone, Debug, Default, Args)]
 pub struct DeviceArgs {
@@ -41,6 +54,9 @@ pub struct DeviceArgs {
     /// Type of GEMM inputs and KV
     #[arg(long, value_enum, default_value_t, value_name = "TYPE")]
     pub dtype: DtypeName,
+    /// Whether NVIDIA's cuBLASLt computes the products of a card's linear layers
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    pub cublaslt: CublasltUse,
     /// Compute threads [default: one a core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
@@ -59,6 +75,11 @@ impl DeviceArgs {
                 DtypeName::Bf16 => Dtype::Bf16,
             }),
             threads: self.threads.map(usize::from),
+            cublaslt: match self.cublaslt {
+                CublasltUse::Off => Cublaslt::Off,
+                CublasltUse::Auto => Cublaslt::Auto,
+                CublasltUse::On => Cublaslt::On,
+            },
             cache: self.cache_dir.clone(),
         }
     }

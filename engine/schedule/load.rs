@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::catalog::{Catalog, CatalogError, SourceOptions, read_source};
 use crate::device::cpu::{CpuDevice, Isa};
-use crate::device::cuda::{self, CudaDevice};
+use crate::device::cuda::{self, Cublaslt, CudaDevice};
 use crate::device::{Device, DeviceError, Dtype};
 use crate::export::{CatalogSource, Export, ExportError};
 use crate::model::ModelError;
@@ -59,6 +59,8 @@ pub struct DeviceChoice {
     pub dtype: Option<Dtype>,
     /// Compute threads; `None` = one a core.
     pub threads: Option<usize>,
+    /// Whether cuBLASLt computes a card's products.
+    pub cublaslt: Cublaslt,
     /// Where what is made once for a machine is kept; `None` = the user's cache directory.
     pub cache: Option<PathBuf>,
 }
@@ -71,6 +73,9 @@ impl DeviceChoice {
     /// The device is not there, or too old. `Auto` takes the CPU then.
     pub fn open(&mut self) -> Result<Box<dyn Device>, DeviceError> {
         match self.kind {
+            DeviceKind::Cpu if self.cublaslt == Cublaslt::On => Err(DeviceError::Unavailable(
+                "--cublaslt on: cuBLASLt computes on a card, and the device is the CPU".to_owned(),
+            )),
             DeviceKind::Cpu => self.open_cpu(),
             DeviceKind::Cuda(ordinal) => self.open_cuda(ordinal),
             DeviceKind::Auto => match cuda::cards().and_then(|_| self.open_cuda(0)) {
@@ -78,6 +83,7 @@ impl DeviceChoice {
                     self.kind = DeviceKind::Cuda(0);
                     Ok(device)
                 }
+                Err(reason) if self.cublaslt == Cublaslt::On => Err(reason),
                 Err(reason) => {
                     // A card that cannot be used is worth a look; a machine without one is not.
                     match cuda::cards() {
@@ -103,7 +109,7 @@ impl DeviceChoice {
 
     fn open_cuda(&self, ordinal: u32) -> Result<Box<dyn Device>, DeviceError> {
         let cache = self.cache.clone().or_else(cache_directory).unwrap_or_else(std::env::temp_dir);
-        Ok(Box::new(CudaDevice::open(ordinal, self.dtype(), &cache)?))
+        Ok(Box::new(CudaDevice::open(ordinal, self.dtype(), &cache, self.cublaslt)?))
     }
 }
 

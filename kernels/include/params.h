@@ -9,5 +9,6 @@
 #include "params/head.h"
 #include "params/history_attention.h"
 #include "params/linear.h"
+#include "params/linear_epilogue.h"
 #include "params/norm.h"
 #include "params/write_kv.h"

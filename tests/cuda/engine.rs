@@ -6,21 +6,22 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use sidereal::device::Dtype;
+use sidereal::device::cuda::Cublaslt;
 use sidereal::export::{Comparer, Export, GoldenCase, ListEntry};
 use sidereal::request::{Recommendation, Request};
 use sidereal::schedule::{DeviceChoice, DeviceKind, Engine, Limits};
 
 use crate::common::{Seeded, engine_on, golden, golden_names, prompt_request, small_limits};
-use crate::support::{driver, sweep};
+use crate::support::{TYPES, driver, products, sweep};
 
 /// Cases up to this size (tokens, beams): the kernels are executed instruction by instruction.
 fn largest() -> (usize, usize) {
     if sweep() == 0 { (128, 32) } else { (640, 128) }
 }
 
-fn cuda_engine(path: &Path, dtype: Dtype, limits: Limits) -> Engine {
+fn engine_with(cublaslt: Cublaslt, path: &Path, dtype: Dtype, limits: Limits) -> Engine {
     driver();
-    let choice = DeviceChoice { kind: DeviceKind::Cuda(0), dtype: Some(dtype), ..DeviceChoice::default() };
+    let choice = DeviceChoice { kind: DeviceKind::Cuda(0), dtype: Some(dtype), cublaslt, ..DeviceChoice::default() };
     engine_on(choice, path, limits)
 }
 
@@ -41,10 +42,18 @@ fn cases(path: &Path) -> Vec<GoldenCase> {
 
 #[test]
 fn f32_equals_transformers() {
+    for &cublaslt in products() {
+        let seen = f32_cases(cublaslt);
+        assert!(seen >= 60, "only {seen} cases are small enough");
+    }
+}
+
+/// Compares every small case and counts them.
+fn f32_cases(cublaslt: Cublaslt) -> usize {
     let mut seen = 0;
     for name in golden_names() {
         let path = golden(&name);
-        let engine = cuda_engine(&path, Dtype::F32, limits());
+        let engine = engine_with(cublaslt, &path, Dtype::F32, limits());
         for case in cases(&path) {
             let answer = engine.recommend(prompt_request(case.id, case.tokens, case.beams as u32)).unwrap();
             let got = entries(&answer);
@@ -56,7 +65,7 @@ fn f32_equals_transformers() {
             seen += 1;
         }
     }
-    assert!(seen >= 60, "only {seen} cases are small enough");
+    seen
 }
 
 /// On the exports made for bf16 (tests/parity.rs says why the others cannot be held to it).
@@ -64,15 +73,15 @@ fn f32_equals_transformers() {
 fn bf16_equals_transformers() {
     let names: Vec<String> = golden_names().into_iter().filter(|name| name.ends_with("-bf16")).collect();
     assert!(names.len() >= 2, "{names:?}");
-    for name in names {
-        let path = golden(&name);
-        let engine = cuda_engine(&path, Dtype::Bf16, limits());
+    for (name, cublaslt) in names.iter().flat_map(|name| products().iter().map(move |&on| (name, on))) {
+        let path = golden(name);
+        let engine = engine_with(cublaslt, &path, Dtype::Bf16, limits());
         let (mut overlap, mut count) = (0.0, 0);
         for case in cases(&path) {
             let answer = engine.recommend(prompt_request(case.id, case.tokens, case.beams as u32)).unwrap();
             let comparer = Comparer { tolerance: 0.15, full: Some(case.beams), inner: None };
             let comparison = comparer.compare(&case.results, &entries(&answer));
-            assert!(comparison.max_delta <= 0.15, "{name}, case {}: {comparison:?}", case.id);
+            assert!(comparison.max_delta <= 0.15, "{name} ({cublaslt:?}), case {}: {comparison:?}", case.id);
             (overlap, count) = (overlap + comparison.overlap, count + 1);
         }
         assert!(count > 0 && overlap / (count as f32) >= 0.95, "{name}: {overlap} over {count}");
@@ -115,15 +124,15 @@ fn requests(vocabulary: u64) -> Vec<Request> {
 #[test]
 fn batched_equals_alone() {
     for (name, vocabulary) in [("qwen3-gqa", 200), ("t5-gated", 80)] {
-        for dtype in [Dtype::F32, Dtype::Bf16] {
+        for (dtype, cublaslt) in TYPES.into_iter().flat_map(|dtype| products().iter().map(move |&on| (dtype, on))) {
             let requests = requests(vocabulary);
-            let engine = cuda_engine(&golden(name), dtype, limits());
+            let engine = engine_with(cublaslt, &golden(name), dtype, limits());
             let alone: Vec<_> =
                 requests.iter().map(|request| section(&engine.recommend(request.clone()).unwrap())).collect();
-            assert_eq!(together(&engine, &requests), alone, "{name} {}: together", dtype.name());
-            assert_eq!(together(&engine, &requests), alone, "{name} {}: once more", dtype.name());
-            let chunked = cuda_engine(&golden(name), dtype, Limits { max_prefill_tokens: 24, ..limits() });
-            assert_eq!(together(&chunked, &requests), alone, "{name} {}: in chunks", dtype.name());
+            assert_eq!(together(&engine, &requests), alone, "{name} {} {cublaslt:?}: together", dtype.name());
+            assert_eq!(together(&engine, &requests), alone, "{name} {} {cublaslt:?}: once more", dtype.name());
+            let chunked = engine_with(cublaslt, &golden(name), dtype, Limits { max_prefill_tokens: 24, ..limits() });
+            assert_eq!(together(&chunked, &requests), alone, "{name} {} {cublaslt:?}: in chunks", dtype.name());
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Devices that are not there, too small, or fail while others wait: faults that only the stand-in driver can be told to make.
 //! On a card leave this file out (`--skip faults::`).
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use sidereal::request::{History, ItemRefs, RefusalKind, Request};
 
 use crate::cli_support::{Ran, command, finish, golden_arg};
 use crate::serve::{SMALL, demo_users, on_driver, run};
-use crate::support::is_emulated;
+use crate::support::{DRIVER, folder_of, is_emulated};
 
 /// A command on the stand-in driver.
 fn faulty(args: &[&str]) -> Command {
@@ -30,6 +30,77 @@ fn no_driver_is_one_clear_line() {
     ran.says("no CUDA driver (libcuda.so.1) on this machine; --device cpu needs none");
 }
 
+/// `recommend` for two requests on the emulated card, with the environment of a test.
+fn recommend(options: &[&str], environment: &[(&str, &str)]) -> Ran {
+    let mut requests = tempfile::NamedTempFile::new().unwrap();
+    for id in 0..2 {
+        let request = json!({"id": id, "items": [12069, 23326, 12069], "beams": 16, "top": 5});
+        writeln!(requests, "{request}").unwrap();
+    }
+    let export = golden_arg("t5-relu");
+    let args = ["recommend", &export, "--device", "cuda", "--requests", requests.path().to_str().unwrap()];
+    let args: Vec<&str> = args.into_iter().chain(SMALL).chain(options.iter().copied()).collect();
+    run(faulty(&args).envs(environment.iter().copied()))
+}
+
+/// The lists of a run that went well.
+fn lists(ran: &Ran) -> Vec<Value> {
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let lists: Vec<Value> = ran.json_lines().iter().map(|line| line["results"].clone()).collect();
+    assert!(lists.len() == 2 && lists.iter().all(|list| list.as_array().is_some_and(|list| list.len() == 5)));
+    lists
+}
+
+/// A machine with a driver and without cuBLASLt.
+#[test]
+fn no_cublaslt_is_one_clear_line_or_none() {
+    let driver = folder_of(DRIVER);
+    let library_path = ("LD_LIBRARY_PATH", driver.to_str().unwrap());
+    let ran = recommend(&["--cublaslt", "on"], &[library_path]).exits(3);
+    assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+    ran.says("no cuBLASLt (libcublasLt.so.13 or .12) on this machine; --cublaslt off needs none");
+    let auto = recommend(&["--cublaslt", "auto"], &[library_path, ("RUST_LOG", "info")]);
+    assert_eq!(lists(&auto), lists(&recommend(&[], &[library_path])));
+    let told = auto.stderr.lines().filter(|line| line.contains("no cuBLASLt (libcublasLt.so.13 or .12)"));
+    assert_eq!(told.count(), 1, "{}", auto.stderr);
+}
+
+/// An algorithm that adds some rows in another order is passed over; where there is no other, the engine's kernels compute what
+/// they compute without cuBLASLt.
+#[test]
+fn algorithms_that_mix_rows_are_not_taken() {
+    let uneven =
+        |number| recommend(&["--cublaslt", "on"], &[("GPU_EMULATOR_CUBLASLT_UNEVEN", number), ("RUST_LOG", "warn")]);
+    let (none, some, all) = (uneven("0"), uneven("2"), uneven("3"));
+    let fallen_back = "cuBLASLt keeps no row apart from its batch: the engine's own kernel computes";
+    assert!(!none.stderr.contains(fallen_back), "{}", none.stderr);
+    assert!(!some.stderr.contains(fallen_back), "{}", some.stderr);
+    assert_eq!(lists(&some), lists(&none));
+    assert!(all.stderr.contains(fallen_back), "{}", all.stderr);
+    assert_eq!(lists(&all), lists(&recommend(&[], &[])));
+}
+
+#[test]
+fn a_cublaslt_that_fails_at_start_says_so() {
+    for (fault, call) in [("cublas:1", "cublasLtCreate"), ("cublas:2", "cublasLtMatmulAlgoGetHeuristic")] {
+        let ran = recommend(&["--cublaslt", "on"], &[("GPU_EMULATOR_FAIL", fault)]).exits(3);
+        assert!(ran.stderr.contains(call), "{fault}: {}", ran.stderr);
+        assert!(ran.stderr.contains("CUBLAS_STATUS_INTERNAL_ERROR"), "{fault}: {}", ran.stderr);
+    }
+    let ran = recommend(&["--cublaslt", "on"], &[("GPU_EMULATOR_FAIL", "product:3")]).exits(3);
+    ran.says("device lost in trial of cuBLASLt");
+}
+
+/// cuBLASLt needs a card.
+#[test]
+fn cublaslt_on_the_cpu_is_refused() {
+    let export = golden_arg("t5-relu");
+    let requests = demo_users();
+    let path = requests.path().to_str().unwrap();
+    let args = ["recommend", &export, "--device", "cpu", "--cublaslt", "on", "--requests", path];
+    run(&mut command(&args)).exits(3).says("cuBLASLt computes on a card, and the device is the CPU");
+}
+
 /// A server on the emulated card with faults to come.
 struct Faulty {
     child: Option<Child>,
@@ -38,8 +109,12 @@ struct Faulty {
 
 impl Faulty {
     fn start(faults: &str) -> Faulty {
+        Faulty::start_with(faults, "off")
+    }
+
+    fn start_with(faults: &str, cublaslt: &str) -> Faulty {
         let export = golden_arg("t5-relu");
-        let args = ["serve", &export, "--json", "--listen", "127.0.0.1:0", "--device", "cuda"];
+        let args = ["serve", &export, "--json", "--listen", "127.0.0.1:0", "--device", "cuda", "--cublaslt", cublaslt];
         let mut command = faulty(&args.into_iter().chain(SMALL).collect::<Vec<_>>());
         command.env("GPU_EMULATOR_FAIL", faults).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -81,8 +156,16 @@ impl Drop for Faulty {
 
 #[test]
 fn a_device_lost_once_comes_back() {
-    for fault in ["launch:100", "htod:55", "graph:5", "dtoh:5"] {
-        let mut server = Faulty::start(fault);
+    // A start with cuBLASLt tries its products 40 times (four shapes, two kinds of rows, five calls).
+    for (fault, cublaslt) in [
+        ("launch:100", "off"),
+        ("htod:55", "off"),
+        ("graph:5", "off"),
+        ("dtoh:5", "off"),
+        ("product:45", "on"),
+        ("product:45!", "on"),
+    ] {
+        let mut server = Faulty::start_with(fault, cublaslt);
         let outcomes: Vec<_> = (0..6).map(|id| server.ask(id)).collect();
         let failed: Vec<_> = outcomes.iter().flatten().collect();
         let [(kind, message)] = failed[..] else { panic!("{fault}: {outcomes:?}") };

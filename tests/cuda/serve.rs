@@ -3,15 +3,16 @@
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
+use sidereal::device::cuda::Cublaslt;
 
 use crate::cli_support::{Ran, command, finish, golden_arg};
-use crate::support::{driver_folder, is_emulated};
+use crate::support::{CUBLASLT, DRIVER, folder_of, is_emulated, products};
 
 /// A command whose driver is the one that the tests run on.
 pub fn on_driver(args: &[&str]) -> Command {
     let mut command = command(args);
     if is_emulated() {
-        command.env("LD_LIBRARY_PATH", driver_folder());
+        command.env("LD_LIBRARY_PATH", std::env::join_paths([DRIVER, CUBLASLT].map(folder_of)).unwrap());
     }
     command
 }
@@ -55,14 +56,15 @@ pub fn demo_users() -> tempfile::NamedTempFile {
 fn the_demos_users_get_what_the_cpu_gives_them() {
     let users = demo_users();
     let export = crate::common::demo_export();
-    let answers = |device: &str| {
-        let args = ["recommend", export.to_str().unwrap(), "--device", device, "--requests"];
+    let answers = |device: &str, cublaslt: &str| {
+        let args = ["recommend", export.to_str().unwrap(), "--device", device, "--cublaslt", cublaslt, "--requests"];
         let args: Vec<&str> = args.into_iter().chain([users.path().to_str().unwrap()]).chain(SMALL).collect();
         run(&mut on_driver(&args)).exits(0).json_lines()
     };
-    let (cuda, cpu) = (answers("cuda"), answers("cpu"));
-    assert_eq!(cuda.len(), 5);
-    for (cuda, cpu) in cuda.iter().zip(&cpu) {
+    let wanted = if products().contains(&Cublaslt::On) { "on" } else { "auto" };
+    let (own, with_cublaslt, cpu) = (answers("cuda", "off"), answers("cuda", wanted), answers("cpu", "off"));
+    assert_eq!((own.len(), with_cublaslt.len()), (5, 5));
+    for (cuda, cpu) in own.iter().zip(&cpu).chain(with_cublaslt.iter().zip(&cpu)) {
         let (cuda, cpu) = (cuda["results"].as_array().unwrap(), cpu["results"].as_array().unwrap());
         assert!(cuda.len() == 10 && cpu.len() == 10);
         for (cuda, cpu) in cuda.iter().zip(cpu) {

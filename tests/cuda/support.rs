@@ -1,10 +1,10 @@
 //! Both devices side by side, and the numbers that tests feed them.
 
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use sidereal::device::cpu::{CpuDevice, Isa};
-use sidereal::device::cuda::CudaDevice;
+use sidereal::device::cuda::{Cublaslt, CudaDevice, has_cublaslt};
 use sidereal::device::{CohortPlan, Dtype, SlotPlan};
 
 /// Whether the tests run on the stand-in driver.
@@ -16,43 +16,57 @@ pub fn is_emulated() -> bool {
     }
 }
 
-/// Loads the driver that the tests run on: once it is loaded, the engine's search for libcuda.so.1 finds it by its soname.
+/// The stand-in libraries, each with the name that programs look for.
+pub const DRIVER: (&str, &str) = ("libemulated_cuda.so", "libcuda.so.1");
+pub const CUBLASLT: (&str, &str) = ("libemulated_cublaslt.so", "libcublasLt.so.13");
+
+/// Loads the driver that the tests run on, and its cuBLASLt: once they are loaded, the engine's search finds them by their sonames.
 pub fn driver() {
     static LOADED: OnceLock<()> = OnceLock::new();
     if is_emulated() {
         LOADED.get_or_init(|| {
-            let path = stand_in();
-            sidereal_dylib::preload(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            for path in [DRIVER, CUBLASLT].map(|(library, _)| beside(library)) {
+                sidereal_dylib::preload(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            }
         });
     }
 }
 
-/// The stand-in driver, beside this test's binary, where cargo puts a library that a test depends on.
-fn stand_in() -> PathBuf {
-    let path = std::env::current_exe().unwrap().with_file_name("libemulated_cuda.so");
+/// A stand-in library, beside this test's binary, where cargo puts a library that a test depends on.
+fn beside(library: &str) -> PathBuf {
+    let path = std::env::current_exe().unwrap().with_file_name(library);
     assert!(path.exists(), "{} is missing: cargo builds it with the tests", path.display());
     path
 }
 
-/// A folder in which a program finds the stand-in driver by the name that it looks for.
-pub fn driver_folder() -> PathBuf {
-    static MADE: OnceLock<PathBuf> = OnceLock::new();
-    let make = || {
-        let library = stand_in();
-        let folder = library.with_file_name("emulated-driver");
-        std::fs::create_dir_all(&folder).unwrap();
-        match std::os::unix::fs::symlink(&library, folder.join("libcuda.so.1")) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => panic!("{}: {error}", folder.display()),
-            _ => folder,
-        }
-    };
-    MADE.get_or_init(make).clone()
+/// A folder in which a program finds a stand-in library by the name that it looks for, and nothing else.
+pub fn folder_of((library, name): (&str, &str)) -> PathBuf {
+    static MADE: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    let library = beside(library);
+    let folder = library.with_file_name(format!("emulated-{name}"));
+    std::fs::create_dir_all(&folder).unwrap();
+    match std::os::unix::fs::symlink(&library, folder.join(name)) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => panic!("{}: {error}", folder.display()),
+        _ => folder,
+    }
 }
 
 /// The CUDA device.
 pub fn cuda(compute: Dtype) -> CudaDevice {
+    cuda_with(compute, Cublaslt::Off)
+}
+
+/// The CUDA device, with cuBLASLt or without.
+pub fn cuda_with(compute: Dtype, cublaslt: Cublaslt) -> CudaDevice {
     driver();
-    CudaDevice::open(0, compute, &std::env::temp_dir()).unwrap()
+    CudaDevice::open(0, compute, &std::env::temp_dir(), cublaslt).unwrap()
+}
+
+/// What computes products where these tests run: a card's machine may have no cuBLASLt.
+pub fn products() -> &'static [Cublaslt] {
+    driver();
+    if has_cublaslt() { &[Cublaslt::Off, Cublaslt::On] } else { &[Cublaslt::Off] }
 }
 
 /// The oracle: the plain scalar CPU device.

@@ -191,6 +191,16 @@ impl Driver {
         Ok(())
     }
 
+    /// Makes the context this thread's, for calls past this file.
+    pub(super) fn bind(&self) -> Result<(), DriverError> {
+        self.context.bind_to_thread()
+    }
+
+    /// A queue as other libraries of CUDA's know it.
+    pub(super) fn raw_stream(&self, queue: Queue) -> sys::CUstream {
+        self.stream(queue).cu_stream()
+    }
+
     fn stream(&self, queue: Queue) -> &Arc<CudaStream> {
         match queue {
             Queue::Prefill => &self.prefill,
@@ -363,17 +373,17 @@ impl Driver {
         self.search.synchronize()
     }
 
-    /// Operations of the search queue are recorded from now on instead of run.
-    pub(super) fn begin_recording(&self) -> Result<(), DriverError> {
-        self.search.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+    /// Operations of a queue are recorded from now on instead of run.
+    pub(super) fn begin_recording(&self, queue: Queue) -> Result<(), DriverError> {
+        self.stream(queue).begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
     }
 
     /// Ends a recording; `None` if it is empty.
-    pub(super) fn end_recording(&self) -> Result<Option<Recording>, DriverError> {
-        Ok(self.search.end_capture(sys::CUgraphInstantiate_flags(0))?.map(Recording))
+    pub(super) fn end_recording(&self, queue: Queue) -> Result<Option<Recording>, DriverError> {
+        Ok(self.stream(queue).end_capture(sys::CUgraphInstantiate_flags(0))?.map(Recording))
     }
 
-    /// Enqueues a recording on the search queue.
+    /// Enqueues a recording on its queue.
     pub(super) fn replay(&self, recording: &Recording) -> Result<(), DriverError> {
         recording.0.launch()
     }

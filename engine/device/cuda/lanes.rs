@@ -80,7 +80,7 @@ struct TokenOffsets {
 pub(super) struct Tokens {
     pub(super) queue: Queue,
     pub(super) extent: TokenExtent,
-    capacity: TokenExtent,
+    pub(super) capacity: TokenExtent,
     address: u64,
     offsets: TokenOffsets,
     staging: Staging,

@@ -68,6 +68,13 @@ impl Memory {
         Ok(address)
     }
 
+    /// Frees what is planned at an address and not used any more: nothing may be enqueued that uses it.
+    pub(super) fn give_back(&mut self, address: u64) {
+        let index = self.blocks.iter().position(|block| block.address == address).expect("an address of this plan");
+        self.blocks.swap_remove(index);
+        self.driver.free(address);
+    }
+
     fn allocate(&mut self, purpose: Purpose, what: String, bytes: usize) -> Result<u64, DeviceError> {
         match self.driver.allocate(bytes) {
             Ok(address) => {

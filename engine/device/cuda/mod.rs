@@ -7,6 +7,7 @@
 //!
 //! A CUDA error ([`DeviceError::Lost`]) breaks the context for good: whoever owns the device drops it and opens another.
 
+mod cublaslt;
 mod driver;
 mod graphs;
 mod image_cache;
@@ -23,6 +24,7 @@ mod staging;
 mod stopwatch;
 mod weights;
 
+pub use cublaslt::{Cublaslt, is_present as has_cublaslt};
 pub use stopwatch::{Enqueue, Timing};
 
 use std::path::Path;
@@ -33,6 +35,7 @@ use cudarc::driver::{DriverError, sys};
 use half::bf16;
 use sidereal_ffi::params::KernelParams;
 
+use self::cublaslt::Products;
 use self::driver::{Driver, Kernel, Marker, Pinned, Timestamp, failed};
 use self::graphs::{Graphs, Key};
 use self::kv::{Pool, Slab};
@@ -79,6 +82,7 @@ struct Results {
 /// The device. Fields are dropped in order: the memory plan waits for the queues before anything they use goes.
 pub struct CudaDevice {
     memory: Memory,
+    products: Option<Products>,
     graphs: Graphs,
     facts: DeviceFacts,
     buffers: Vec<Buffer>,
@@ -119,8 +123,9 @@ impl CudaDevice {
     /// Opens card `ordinal` and loads the kernels for `compute`. `cache` is where kernels that have to be compiled are kept.
     ///
     /// # Errors
-    /// [`DeviceError::Unavailable`] when there is no such card, or no kernel image that its driver takes.
-    pub fn open(ordinal: u32, compute: Dtype, cache: &Path) -> Result<CudaDevice, DeviceError> {
+    /// [`DeviceError::Unavailable`] when there is no such card, no kernel image that its driver takes, or no cuBLASLt where
+    /// that must be there.
+    pub fn open(ordinal: u32, compute: Dtype, cache: &Path, cublaslt: Cublaslt) -> Result<CudaDevice, DeviceError> {
         let mut driver = Driver::open(ordinal)?;
         ops::load_kernels(&mut driver, compute, cache)?;
         let card = driver.facts();
@@ -133,8 +138,11 @@ impl CudaDevice {
         );
         let driver = Arc::new(driver);
         let marker = || driver.marker().map_err(|error| failed("start", error));
+        let mut memory = Memory::new(Arc::clone(&driver));
+        let products = Products::open(cublaslt, compute, (&driver, &mut memory))?;
         Ok(CudaDevice {
-            memory: Memory::new(Arc::clone(&driver)),
+            memory,
+            products,
             graphs: Graphs::default(),
             facts: DeviceFacts { name, compute, threads: 1 },
             buffers: Vec::new(),
@@ -158,6 +166,11 @@ impl CudaDevice {
     /// How many steps are recorded.
     pub fn recorded_steps(&self) -> usize {
         self.graphs.len()
+    }
+
+    /// How many linear weights cuBLASLt multiplies by, of how many.
+    pub fn cublaslt_weights(&self) -> (usize, usize) {
+        (self.weights.linears.iter().filter(|weight| weight.is_plain()).count(), self.weights.linears.len())
     }
 
     fn slots(&self) -> &Slots {
@@ -223,8 +236,9 @@ impl Device for CudaDevice {
 
     fn buffer(&mut self, rows: usize, cols: usize, dtype: Dtype) -> Result<Tensor, DeviceError> {
         let stride = cols.next_multiple_of(64);
+        let padded = if self.products.is_some() { cublaslt::padded(rows) } else { rows };
         let what = format!("buffer [{rows}, {cols}] {}", dtype.name());
-        let bytes = rows.checked_mul(stride).and_then(|elements| elements.checked_mul(dtype.bytes()));
+        let bytes = padded.checked_mul(stride).and_then(|elements| elements.checked_mul(dtype.bytes()));
         let Some(bytes) = bytes else {
             let reason = "more than the address space".to_owned();
             return Err(DeviceError::OutOfMemory { what, bytes: usize::MAX, reason });
@@ -235,8 +249,10 @@ impl Device for CudaDevice {
     }
 
     fn linear_weight(&mut self, source: &LinearSource) -> Result<Linear, DeviceError> {
-        let packed = ops::linear::pack(&mut self.memory, self.facts.compute, source)?;
-        Ok(Linear(add(&mut self.weights.linears, packed)))
+        let weight = self.upload_linear(source)?;
+        let linear = Linear(add(&mut self.weights.linears, weight));
+        self.plan_sums()?;
+        Ok(linear)
     }
 
     fn vector(&mut self, values: &TensorView, scale: f32) -> Result<Vector, DeviceError> {
@@ -292,7 +308,9 @@ impl Device for CudaDevice {
     fn token_lane(&mut self, rows: usize, queue: Queue) -> Result<TokenLane, DeviceError> {
         let room = (rows, self.slots().count());
         let lane = Tokens::plan(&self.driver, &mut self.memory, room, queue)?;
-        Ok(TokenLane(add(&mut self.tokens, lane)))
+        let lane = TokenLane(add(&mut self.tokens, lane));
+        self.plan_sums()?;
+        Ok(lane)
     }
 
     fn cohort_lane(&mut self, plan: CohortPlan) -> Result<CohortLane, DeviceError> {
@@ -303,6 +321,7 @@ impl Device for CudaDevice {
         let lane = CohortLane(add(&mut self.cohorts, lane));
         self.plan_expand_scratch()?;
         self.plan_head_scratch()?;
+        self.plan_sums()?;
         Ok(lane)
     }
 
@@ -362,10 +381,10 @@ impl Device for CudaDevice {
             self.cohorts[lanes.0.0 as usize].chosen = step + 1;
             return Ok(());
         }
-        self.driver.begin_recording().map_err(broken)?;
+        self.driver.begin_recording(Queue::Search).map_err(broken)?;
         let outcome = body(self);
         // Ended in any case: a queue that goes on recording would run nothing ever again.
-        let recording = self.driver.end_recording();
+        let recording = self.driver.end_recording(Queue::Search);
         outcome?;
         let replayed = recording.and_then(|recording| {
             recording.as_ref().map_or(Ok(()), |recording| self.driver.replay(recording))?;

@@ -98,6 +98,30 @@ impl Packing {
         bytes
     }
 
+    /// The weight as it is, `[n, k]`; bf16 rounds to nearest even.
+    pub(super) fn plain(&self, read_row: impl Fn(usize, &mut [f32]) + Sync) -> Vec<u8> {
+        let row_bytes = self.k * self.compute.bytes();
+        let mut bytes = vec![0u8; self.n * row_bytes];
+        let workers = std::thread::available_parallelism().map_or(1, usize::from);
+        let share = self.n.div_ceil(workers).max(1);
+        std::thread::scope(|scope| {
+            for (worker, part) in bytes.chunks_mut((share * row_bytes).max(1)).enumerate() {
+                let read_row = &read_row;
+                scope.spawn(move || {
+                    let mut row = vec![0.0f32; self.k];
+                    for (index, bytes) in part.chunks_exact_mut(row_bytes).enumerate() {
+                        read_row(worker * share + index, &mut row);
+                        match self.compute {
+                            Dtype::Bf16 => put_row(bytes, row.iter().map(|&x| bf16::from_f32(x).to_ne_bytes())),
+                            Dtype::F32 => put_row(bytes, row.iter().map(|x| x.to_ne_bytes())),
+                        }
+                    }
+                });
+            }
+        });
+        bytes
+    }
+
     fn pack_groups(&self, groups: Range<usize>, bytes: &mut [u8], read_row: impl Fn(usize, &mut [f32])) {
         let mut row = vec![0.0f32; self.k];
         for (group, bytes) in groups.zip(bytes.chunks_exact_mut(self.group_bytes())) {
@@ -112,6 +136,10 @@ impl Packing {
             }
         }
     }
+}
+
+fn put_row<const BYTES: usize>(to: &mut [u8], values: impl Iterator<Item = [u8; BYTES]>) {
+    to.chunks_exact_mut(BYTES).zip(values).for_each(|(to, value)| to.copy_from_slice(&value));
 }
 
 /// Writes a column of a group, in chunks.
@@ -186,6 +214,17 @@ mod tests {
         let at = 2 * (2 * GROUP * SLAB + 8 * SLAB + 5);
         assert_eq!(bf16::from_le_bytes([bytes[at], bytes[at + 1]]), bf16::from_f32(value(2, 69)));
         assert_eq!(bytes.len(), packing.groups() * packing.group_bytes());
+    }
+
+    #[test]
+    fn a_plain_weight_has_its_rows_in_order() {
+        let read = |row: usize, out: &mut [f32]| (0..).zip(out).for_each(|(k, out)| *out = (row * 8 + k) as f32);
+        let packing = Packing { compute: Dtype::F32, n: 7, k: 8, gated: false };
+        let expected: Vec<f32> = (0..56).map(|i| i as f32).collect();
+        assert_eq!(packing.plain(read), bytemuck::cast_slice::<f32, u8>(&expected));
+        let bf16s: Vec<bf16> = expected.iter().map(|&x| bf16::from_f32(x)).collect();
+        let packing = Packing { compute: Dtype::Bf16, ..packing };
+        assert_eq!(packing.plain(read), bytemuck::cast_slice::<bf16, u8>(&bf16s));
     }
 
     #[test]

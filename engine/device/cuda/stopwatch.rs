@@ -1,7 +1,7 @@
-//! Times what the search queue runs, by the card's own clock: for benchmarks, never while serving.
+//! Times what a queue runs, by the card's own clock: for benchmarks, never while serving.
 //!
 //! What is timed is recorded once and replayed, as a step is while serving, so that a figure holds the kernels and the gaps
-//! between them, and no call of the host's. Token lanes that are to be timed are planned on the search queue.
+//! between them, and no call of the host's. Lanes that are timed together are on one queue.
 
 use std::time::Duration;
 
@@ -15,6 +15,8 @@ use crate::device::{Device, DeviceError};
 /// How often something is timed.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
+    /// Which queue what is timed runs on.
+    pub queue: Queue,
     /// Replays that are run and not counted.
     pub warm_ups: usize,
     /// Replays that are counted.
@@ -28,7 +30,7 @@ pub struct Timing {
 pub type Enqueue<'a> = dyn FnMut(&mut dyn Device) -> Result<(), DeviceError> + 'a;
 
 impl CudaDevice {
-    /// Time that each counted replay of `body` took on the search queue. `prepare` is enqueued before every replay, and
+    /// Time that each counted replay of `body` took on its queue. `prepare` is enqueued before every replay, and
     /// not timed: it brings back what `body` changes, such as a cohort's state.
     ///
     /// # Errors
@@ -42,16 +44,16 @@ impl CudaDevice {
         let lost = |error| failed("time_replays", error);
         let ballast = self.ballast(timing.ballast_bytes)?;
         prepare(self)?;
-        self.driver.begin_recording().map_err(lost)?;
+        self.driver.begin_recording(timing.queue).map_err(lost)?;
         let outcome = body(self);
-        let recording = self.driver.end_recording();
+        let recording = self.driver.end_recording(timing.queue);
         outcome?;
         let Some(recording) = recording.map_err(lost)? else { return Ok(vec![Duration::ZERO; timing.replays]) };
         let replay = |driver: &Driver| -> Result<Duration, DriverError> {
-            driver.zero(Queue::Search, ballast, timing.ballast_bytes.max(1))?;
-            let begun = driver.stamp(Queue::Search, None)?;
+            driver.zero(timing.queue, ballast, timing.ballast_bytes.max(1))?;
+            let begun = driver.stamp(timing.queue, None)?;
             driver.replay(&recording)?;
-            let ended = driver.stamp(Queue::Search, None)?;
+            let ended = driver.stamp(timing.queue, None)?;
             driver.drain()?;
             Ok(driver.elapsed(&begun, &ended)?.unwrap_or_default())
         };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::memory::{Memory, Purpose};
 use super::ops::head::PackedHead;
-use super::ops::linear::PackedLinear;
+use super::ops::linear::LinearWeight;
 use crate::catalog::Catalog;
 use crate::device::{DeviceError, RelativeBiasSource, RopeSource};
 use crate::export::{TensorView, WeightDtype};
@@ -62,7 +62,7 @@ pub(super) struct TokenList {
 /// Everything that handles of weights point to.
 #[derive(Default)]
 pub(super) struct Weights {
-    pub(super) linears: Vec<PackedLinear>,
+    pub(super) linears: Vec<LinearWeight>,
     pub(super) vectors: Vec<VectorOnCard>,
     pub(super) embeddings: Vec<Table>,
     pub(super) heads: Vec<PackedHead>,

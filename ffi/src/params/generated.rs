@@ -601,6 +601,51 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
+pub struct LinearEpilogueParams {
+    #[doc = " f32\\[rows\\]\\[sums\\_stride\\]: rows first\\_row .. of the product"]
+    pub sums: u64,
+    #[doc = " f32 or bf16 \\[rows\\]\\[out\\_stride\\], of the same rows"]
+    pub out: u64,
+    #[doc = " u32: rows now, counted from row 0"]
+    pub live: u64,
+    pub first_row: u32,
+    pub sums_stride: u32,
+    pub out_stride: u32,
+    #[doc = " of the output; COMBINE\\_GATE reads twice as many: all gates, then all up projections"]
+    pub columns: u32,
+    #[doc = " DTYPE\\_F32 or DTYPE\\_BF16"]
+    pub out_dtype: u32,
+    pub combine: u32,
+    pub activation: u32,
+    #[doc = " 1 when \\`out\\` is a multiple of 16"]
+    pub aligned: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LinearEpilogueParams"][::core::mem::size_of::<LinearEpilogueParams>() - 56usize];
+    ["Alignment of LinearEpilogueParams"][::core::mem::align_of::<LinearEpilogueParams>() - 8usize];
+    ["Offset of field: LinearEpilogueParams::sums"][::core::mem::offset_of!(LinearEpilogueParams, sums) - 0usize];
+    ["Offset of field: LinearEpilogueParams::out"][::core::mem::offset_of!(LinearEpilogueParams, out) - 8usize];
+    ["Offset of field: LinearEpilogueParams::live"][::core::mem::offset_of!(LinearEpilogueParams, live) - 16usize];
+    ["Offset of field: LinearEpilogueParams::first_row"]
+        [::core::mem::offset_of!(LinearEpilogueParams, first_row) - 24usize];
+    ["Offset of field: LinearEpilogueParams::sums_stride"]
+        [::core::mem::offset_of!(LinearEpilogueParams, sums_stride) - 28usize];
+    ["Offset of field: LinearEpilogueParams::out_stride"]
+        [::core::mem::offset_of!(LinearEpilogueParams, out_stride) - 32usize];
+    ["Offset of field: LinearEpilogueParams::columns"]
+        [::core::mem::offset_of!(LinearEpilogueParams, columns) - 36usize];
+    ["Offset of field: LinearEpilogueParams::out_dtype"]
+        [::core::mem::offset_of!(LinearEpilogueParams, out_dtype) - 40usize];
+    ["Offset of field: LinearEpilogueParams::combine"]
+        [::core::mem::offset_of!(LinearEpilogueParams, combine) - 44usize];
+    ["Offset of field: LinearEpilogueParams::activation"]
+        [::core::mem::offset_of!(LinearEpilogueParams, activation) - 48usize];
+    ["Offset of field: LinearEpilogueParams::aligned"]
+        [::core::mem::offset_of!(LinearEpilogueParams, aligned) - 52usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct NormParams {
     #[doc = " f32\\[rows\\]\\[x\\_stride\\]"]
     pub x: u64,
@@ -720,6 +765,7 @@ pub const PARAMETER_BYTES: &[(&str, usize)] = &[
     ("HeadMergeParams", size_of::<HeadMergeParams>()),
     ("HistoryAttentionParams", size_of::<HistoryAttentionParams>()),
     ("LinearParams", size_of::<LinearParams>()),
+    ("LinearEpilogueParams", size_of::<LinearEpilogueParams>()),
     ("NormParams", size_of::<NormParams>()),
     ("WriteKvParams", size_of::<WriteKvParams>()),
 ];
@@ -772,6 +818,11 @@ unsafe impl super::KernelParams for HistoryAttentionParams {
 // SAFETY: made from the header that kernels include.
 unsafe impl super::KernelParams for LinearParams {
     const NAME: &'static str = "LinearParams";
+}
+
+// SAFETY: made from the header that kernels include.
+unsafe impl super::KernelParams for LinearEpilogueParams {
+    const NAME: &'static str = "LinearEpilogueParams";
 }
 
 // SAFETY: made from the header that kernels include.

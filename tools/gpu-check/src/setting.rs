@@ -10,8 +10,8 @@ use crate::error::{CheckError, at};
 use crate::process;
 use crate::report::{Provenance, date};
 
-/// Where the stand-in driver is in a package that was made for a rehearsal.
-const STAND_IN: &str = "rehearsal/libcuda.so.1";
+/// Where the stand-in driver and its cuBLASLt are in a package that was made for a rehearsal.
+const STAND_INS: [&str; 2] = ["rehearsal/libcuda.so.1", "rehearsal/libcublasLt.so.13"];
 
 /// Everything that commands and parts share.
 #[derive(Clone, Debug)]
@@ -60,11 +60,12 @@ impl Setting {
         if !self.is_rehearsal || LOADED.get().is_some() {
             return Ok(());
         }
-        let path = self.package.join(STAND_IN);
-        // Once it is loaded, a search for libcuda.so.1 finds it by its soname.
-        sidereal_dylib::preload(&path).map_err(|error| {
-            CheckError::Missing(format!("{}: {error} (tools/gpu-check/pack --rehearse carries it)", path.display()))
-        })?;
+        for path in STAND_INS.map(|library| self.package.join(library)) {
+            // Once it is loaded, a search for its soname finds it.
+            sidereal_dylib::preload(&path).map_err(|error| {
+                CheckError::Missing(format!("{}: {error} (tools/gpu-check/pack --rehearse carries it)", path.display()))
+            })?;
+        }
         LOADED.get_or_init(|| ());
         Ok(())
     }

@@ -1,18 +1,28 @@
-//! The matrix product with a packed weight (`kernels/linear.cu`).
+//! The matrix product with a weight: packed, by `kernels/linear.cu`; or plain, by cuBLASLt (`linear_plain.rs`).
 
 use sidereal_ffi::params::LinearParams;
 
+use super::linear_plain::PlainLinear;
 use super::product::{Packed, Tile};
 use crate::device::cuda::CudaDevice;
 use crate::device::cuda::driver::Kernel;
-use crate::device::cuda::memory::Memory;
 use crate::device::cuda::pack::Packing;
 use crate::device::cuda::weights::expect_matrix;
 use crate::device::{Activation, DeviceError, Dtype, Epilogue, LinearArgs, LinearSource};
 use crate::export::TensorView;
 
-/// A packed weight on the card.
-pub(in crate::device::cuda) type PackedLinear = Packed;
+/// A weight on the card, in the one order that its product reads.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::device::cuda) enum LinearWeight {
+    Packed(Packed),
+    Plain(PlainLinear),
+}
+
+impl LinearWeight {
+    pub(in crate::device::cuda) fn is_plain(&self) -> bool {
+        matches!(self, LinearWeight::Plain(_))
+    }
+}
 
 const BF16: [Tile; 3] = [
     Tile::wide("linear", "linear_bf16_wide"),
@@ -27,12 +37,8 @@ pub(super) fn kernels(compute: Dtype) -> Vec<Kernel> {
     tiles.iter().map(|tile| tile.kernel).collect()
 }
 
-/// Stacks, packs and uploads the parts of a weight.
-pub(in crate::device::cuda) fn pack(
-    memory: &mut Memory,
-    compute: Dtype,
-    source: &LinearSource,
-) -> Result<PackedLinear, DeviceError> {
+/// Checks the parts of a weight, and says how it would be packed.
+fn packing(compute: Dtype, source: &LinearSource) -> Result<Packing, DeviceError> {
     let parts = &source.parts;
     let first = parts.first().expect("a linear weight has parts");
     let bad = |tensor: &TensorView, reason| DeviceError::BadWeight { name: tensor.name().to_owned(), reason };
@@ -46,19 +52,21 @@ pub(in crate::device::cuda) fn pack(
         return Err(bad(first, "a gate comes with one up projection of its own shape".to_owned()));
     }
     let n = parts.iter().map(TensorView::rows).sum();
-    let packing = Packing { compute, n, k: first.cols(), gated: source.gated };
-    Packed::upload(memory, first.name().to_owned(), packing, |mut row, out| {
-        for part in parts {
-            if row < part.rows() {
-                return part.read_row(row, out);
-            }
-            row -= part.rows();
+    Ok(Packing { compute, n, k: first.cols(), gated: source.gated })
+}
+
+/// Row `row` of the stacked parts.
+fn read_row(parts: &[TensorView], mut row: usize, out: &mut [f32]) {
+    for part in parts {
+        if row < part.rows() {
+            return part.read_row(row, out);
         }
-    })
+        row -= part.rows();
+    }
 }
 
 /// `COMBINE_*` and `ACTIVATION_*` of an epilogue.
-fn codes(epilogue: Epilogue) -> (u32, u32) {
+pub(super) fn codes(epilogue: Epilogue) -> (u32, u32) {
     let code = |activation| match activation {
         Activation::Relu => 1,
         Activation::GeluTanh => 2,
@@ -74,18 +82,50 @@ fn codes(epilogue: Epilogue) -> (u32, u32) {
 }
 
 impl CudaDevice {
+    /// Uploads a weight: plain where cuBLASLt multiplies by it, packed otherwise.
+    pub(in crate::device::cuda) fn upload_linear(
+        &mut self,
+        source: &LinearSource,
+    ) -> Result<LinearWeight, DeviceError> {
+        let packing = packing(self.facts.compute, source)?;
+        let (name, rows) = (source.parts[0].name().to_owned(), |row: usize, out: &mut [f32]| {
+            read_row(&source.parts, row, out);
+        });
+        let algorithms = match &mut self.products {
+            Some(products) => products.algorithms(&self.driver, packing.compute, (packing.n, packing.k))?,
+            None => None,
+        };
+        Ok(match algorithms {
+            Some(algorithms) => {
+                LinearWeight::Plain(PlainLinear::upload(&mut self.memory, name, (packing, algorithms), rows)?)
+            }
+            None => LinearWeight::Packed(Packed::upload(&mut self.memory, name, packing, rows)?),
+        })
+    }
+
     pub(in crate::device::cuda) fn run_linear(&mut self, args: &LinearArgs) -> Result<(), DeviceError> {
-        let weight = &self.weights.linears[args.weight.0 as usize];
-        let Packing { gated, .. } = weight.packing;
-        let (groups, columns) = (weight.packing.groups(), weight.packing.output_columns());
+        let weight = self.weights.linears[args.weight.0 as usize];
+        let packing = match weight {
+            LinearWeight::Packed(weight) => weight.packing,
+            LinearWeight::Plain(weight) => weight.packing,
+        };
         let LinearArgs { x, out, epilogue, .. } = *args;
         assert_eq!(
             matches!(epilogue, Epilogue::Gate(_)),
-            gated,
+            packing.gated,
             "linear: {epilogue:?} and whether the weight is gated"
         );
         assert!(epilogue != Epilogue::Residual || out.dtype == Dtype::F32, "linear: a residual stream is f32");
         assert_ne!(x.buffer, out.buffer, "linear: buffer {} is read and written", x.buffer);
+        match weight {
+            LinearWeight::Packed(weight) => self.run_packed(args, &weight),
+            LinearWeight::Plain(weight) => self.run_plain(args, &weight),
+        }
+    }
+
+    fn run_packed(&mut self, args: &LinearArgs, weight: &Packed) -> Result<(), DeviceError> {
+        let (groups, columns) = (weight.packing.groups(), weight.packing.output_columns());
+        let LinearArgs { x, out, epilogue, .. } = *args;
         let rows = self.row_set(args.rows);
         let address = self.place("linear", out, rows.bucket, columns);
         let (combine, activation) = codes(epilogue);

@@ -11,6 +11,7 @@ mod expand_select;
 pub(super) mod head;
 mod history_attention;
 pub(super) mod linear;
+mod linear_plain;
 mod norm;
 mod params;
 mod product;
@@ -44,6 +45,7 @@ fn kernels(compute: Dtype) -> Vec<Kernel> {
         &head::kernels(compute),
         &history_attention::kernels(compute),
         &linear::kernels(compute),
+        &linear_plain::KERNELS,
         &norm::KERNELS,
         &write_kv::kernels(compute),
     ]

@@ -95,7 +95,7 @@ impl CudaDevice {
     /// `x` times `groups` groups of a packed weight from `first` on.
     ///
     /// # Panics
-    /// If `x` has not the compute type, the weight's columns and an alignment of 16 bytes: a bug in a model file.
+    /// As [`CudaDevice::factor`].
     pub(super) fn product(
         &self,
         op: &str,
@@ -104,16 +104,8 @@ impl CudaDevice {
         (first, groups): (usize, usize),
     ) -> Product {
         let packing = &weight.packing;
-        assert_eq!(x.dtype, packing.compute, "{op}: type of x");
-        let address = self.place(op, x, rows.bucket, packing.k);
-        assert!(
-            address.is_multiple_of(16),
-            "{op}: x begins at column {} of its buffer; a multiple of {} is needed",
-            x.first_col,
-            16 / x.dtype.bytes()
-        );
         Product {
-            x: address,
+            x: self.factor(op, (rows, x), packing.k),
             weight: weight.address + (first * packing.group_bytes()) as u64,
             live: rows.live,
             x_stride: x.stride as u32,
@@ -121,6 +113,22 @@ impl CudaDevice {
             k_padded: packing.k_padded() as u32,
             groups: groups as u32,
         }
+    }
+
+    /// Address of a product's left side.
+    ///
+    /// # Panics
+    /// If it has not the compute type, `k` columns and an alignment of 16 bytes: a bug in a model file.
+    pub(super) fn factor(&self, op: &str, (rows, x): (&RowSet, Tensor), k: usize) -> u64 {
+        assert_eq!(x.dtype, self.facts.compute, "{op}: type of x");
+        let address = self.place(op, x, rows.bucket, k);
+        assert!(
+            address.is_multiple_of(16),
+            "{op}: x begins at column {} of its buffer; a multiple of {} is needed",
+            x.first_col,
+            16 / x.dtype.bytes()
+        );
+        address
     }
 
     /// The tile for a product on this card.

@@ -1,9 +1,10 @@
 //! Each kernel over its shapes: those of a Qwen3 of 1.7 B and of a T5 of 0.7 B, as the GPU bars name them.
 
+use sidereal::device::cuda::{Cublaslt, has_cublaslt};
 use sidereal::device::{
     Activation, BeamAttentionArgs, Device, Dtype, Epilogue, HeadArgs, HeadNorm, HeadSource, HistoryAttentionArgs,
-    KvTarget, LinearArgs, LinearSource, Mask, NormArgs, Normalizer, OwnKeys, OwnShape, RelativeBiasSource, RopeSource,
-    Rows, Segment, SharedKeys, Target, WriteKvArgs,
+    KvTarget, LinearArgs, LinearSource, Mask, NormArgs, Normalizer, OwnKeys, OwnShape, Queue, RelativeBiasSource,
+    RopeSource, Rows, Segment, SharedKeys, Target, WriteKvArgs,
 };
 use sidereal::export::TensorView;
 
@@ -25,6 +26,9 @@ fn shapes<T: Clone>(setting: &Setting, full: &[T], rehearsed: &[T]) -> Vec<T> {
     if setting.is_rehearsal { rehearsed.to_vec() } else { full.to_vec() }
 }
 
+/// Rows from which on a batch is one of prompts.
+const PROMPT_ROWS: usize = 2048;
+
 /// A matrix product.
 #[derive(Clone, Copy, Debug)]
 struct Product {
@@ -45,20 +49,35 @@ pub fn linear(setting: &Setting) -> Result<Section, CheckError> {
     ];
     let tiny = [Product { name: "gate, up", inputs: 64, outputs: 128, epilogue: gate }];
     let mut rig = Rig::new(setting, "linear, Qwen3-1.7B")?;
+    let by: &[Cublaslt] = if has_cublaslt() { &[Cublaslt::Off, Cublaslt::On] } else { &[Cublaslt::Off] };
     for rows in shapes(setting, &[1, 256, 1000, 2048, 8000], &[3]) {
         for product in shapes(setting, &full, &tiny) {
-            let Product { name, inputs, outputs, .. } = product;
-            let shape = format!("{name} [{rows}, {inputs}] x [{outputs}, {inputs}]");
-            rig.shape(&shape.clone(), |rig| one_product(rig, rows, product, shape));
+            for &cublaslt in by {
+                let Product { name, inputs, outputs, .. } = product;
+                let by = if cublaslt == Cublaslt::On { ", by cuBLASLt" } else { "" };
+                let shape = format!("{name} [{rows}, {inputs}] x [{outputs}, {inputs}]{by}");
+                rig.shape(&shape.clone(), |rig| one_product(rig, (rows, cublaslt), product, shape));
+            }
         }
     }
-    Ok(rig.finish("kernels: linear"))
+    let mut section = rig.finish("kernels: linear");
+    if by.len() == 1 {
+        section.notes.push("No libcublasLt.so.13 or .12 on this machine: not measured beside it.".to_owned());
+    }
+    Ok(section)
 }
 
-fn one_product(rig: &mut Rig, rows: usize, product: Product, shape: String) -> Result<(), CheckError> {
+fn one_product(
+    rig: &mut Rig,
+    (rows, cublaslt): (usize, Cublaslt),
+    product: Product,
+    shape: String,
+) -> Result<(), CheckError> {
     let Product { inputs, outputs, epilogue, .. } = product;
-    let mut device = rig.device()?;
-    let lane = rig::token_lane(&mut device, 1, rows)?;
+    let mut device = rig.device_with(cublaslt)?;
+    // cuBLASLt's algorithm for prompts is another one than that for beams.
+    let queue = if rows >= PROMPT_ROWS { Queue::Prefill } else { Queue::Search };
+    let lane = rig::prompt_lane(&mut device, queue, rows)?;
     let copies = (CACHE_BYTES / (inputs * outputs * BF16)).clamp(1, 16);
     let is_gated = matches!(epilogue, Epilogue::Gate(_));
     let (parts, out_cols) = if is_gated { (2, outputs / 2) } else { (1, outputs) };
@@ -79,8 +98,10 @@ fn one_product(rig: &mut Rig, rows: usize, product: Product, shape: String) -> R
             .try_for_each(|&weight| device.linear(&LinearArgs { rows: Rows::Tokens(lane), x, weight, out, epilogue }))
     };
     let work = work::linear(rows, inputs, outputs, out_bytes);
+    let fallen_back = cublaslt == Cublaslt::On && device.cublaslt_weights().0 == 0;
+    let shape = if fallen_back { format!("{shape}: it has no algorithm for this one") } else { shape };
     let row = Measurement { shape, work, runs: copies, prepare: &mut nothing, body: &mut body };
-    rig.measure(&mut device, row)
+    rig.measure_on(queue, &mut device, row)
 }
 
 /// `head` with the whole vocabulary's normaliser.

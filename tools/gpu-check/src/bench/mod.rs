@@ -18,7 +18,7 @@ const PARTS: [(&str, u64); 10] = [
     ("rows", 40),
     ("beam-attention", 60),
     ("history-attention", 60),
-    ("linear", 90),
+    ("linear", 120),
     ("head", 90),
     ("qwen3", 200),
     ("expand-select", 90),

@@ -1,7 +1,7 @@
 //! What every kernel measurement needs: a device, its timing, and rows of results in percent of the ceilings.
 //!
 //! Every shape gets a device of its own, so that nothing but its buffers is on the card. All token lanes are on the search queue,
-//! which is the one that is timed. Inputs are noise, never zeros, which a card multiplies with less power and so faster.
+//! which is the one that is timed, but those of [`prompt_lane`]. Inputs are noise, never zeros, which a card multiplies with less power and so faster.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use sidereal::device::cuda::{CudaDevice, Enqueue, Timing};
+use sidereal::device::cuda::{Cublaslt, CudaDevice, Enqueue, Timing};
 use sidereal::device::{
     Cohort, CohortLane, CohortPlan, CohortRequest, Device, DeviceError, Dtype, ExpandArgs, Head, HeadSource, KvPool,
     KvShape, KvTarget, Queue, Rows, Segment, SlotPlan, SlotState, Span, Tensor, TokenBatch, TokenLane, TrieId,
@@ -28,8 +28,8 @@ use crate::statistics::Summary;
 
 /// Tokens in a page, as served by default.
 const PAGE: usize = 64;
-const FULL: Timing = Timing { warm_ups: 5, replays: 30, ballast_bytes: 256 << 20 };
-const REHEARSED: Timing = Timing { warm_ups: 0, replays: 2, ballast_bytes: 256 };
+const FULL: Timing = Timing { queue: Queue::Search, warm_ups: 5, replays: 30, ballast_bytes: 256 << 20 };
+const REHEARSED: Timing = Timing { queue: Queue::Search, warm_ups: 0, replays: 2, ballast_bytes: 256 };
 
 /// A group's measurements.
 pub struct Rig<'a> {
@@ -66,7 +66,12 @@ impl<'a> Rig<'a> {
 
     /// A device for one shape, computing in bf16.
     pub fn device(&self) -> Result<CudaDevice, CheckError> {
-        Ok(CudaDevice::open(0, Dtype::Bf16, &self.setting.scratch)?)
+        self.device_with(Cublaslt::Off)
+    }
+
+    /// A device for one shape, computing in bf16, with cuBLASLt or without.
+    pub fn device_with(&self, cublaslt: Cublaslt) -> Result<CudaDevice, CheckError> {
+        Ok(CudaDevice::open(0, Dtype::Bf16, &self.setting.scratch, cublaslt)?)
     }
 
     /// Measures one shape; what fails, or has no time left, is a row that says so.
@@ -92,9 +97,19 @@ impl<'a> Rig<'a> {
         }
     }
 
-    /// Times one row.
+    /// Times one row on the search queue.
     pub fn measure(&mut self, device: &mut CudaDevice, row: Measurement<'_>) -> Result<(), CheckError> {
-        let times = device.time_replays(self.timing, row.prepare, row.body)?;
+        self.measure_on(Queue::Search, device, row)
+    }
+
+    /// Times one row.
+    pub fn measure_on(
+        &mut self,
+        queue: Queue,
+        device: &mut CudaDevice,
+        row: Measurement<'_>,
+    ) -> Result<(), CheckError> {
+        let times = device.time_replays(Timing { queue, ..self.timing }, row.prepare, row.body)?;
         let each_us = times.iter().map(|time| time.as_secs_f64() * 1e6 / row.runs as f64);
         let Some(summary) = Summary::of(each_us) else {
             return Err(CheckError::Answer("nothing was timed".to_owned()));
@@ -156,6 +171,19 @@ pub fn noisy(device: &mut CudaDevice, rows: usize, cols: usize, dtype: Dtype) ->
 
 /// A lane over `rows` rows that is filled: `sequences` spans of equal length, each with pages of its own.
 pub fn token_lane(device: &mut CudaDevice, sequences: usize, tokens: usize) -> Result<TokenLane, DeviceError> {
+    lane_on(device, Queue::Search, (sequences, tokens))
+}
+
+/// The same for one sequence, on a queue of one's choice.
+pub fn prompt_lane(device: &mut CudaDevice, queue: Queue, tokens: usize) -> Result<TokenLane, DeviceError> {
+    lane_on(device, queue, (1, tokens))
+}
+
+fn lane_on(
+    device: &mut CudaDevice,
+    queue: Queue,
+    (sequences, tokens): (usize, usize),
+) -> Result<TokenLane, DeviceError> {
     let pages = tokens.div_ceil(PAGE);
     device.plan_slots(SlotPlan { slots: sequences, history_pages: pages, prefix_pages: 1 })?;
     for slot in 0..sequences {
@@ -165,7 +193,7 @@ pub fn token_lane(device: &mut CudaDevice, sequences: usize, tokens: usize) -> R
         let state = SlotState { history_len: tokens as u32, history_pages, ..SlotState::default() };
         device.write_slot(slot as u32, &state)?;
     }
-    let lane = device.token_lane(sequences * tokens, Queue::Search)?;
+    let lane = device.token_lane(sequences * tokens, queue)?;
     let span = |slot: usize| Span {
         slot: slot as u32,
         first_row: (slot * tokens) as u32,
