@@ -17,7 +17,8 @@
 //!   layer numbers, levels and steps, so that the sequence of calls for a lane and step can be captured once and replayed.
 //!   For that, a step is enqueued through [`Device::replay`].
 //! * **Outputs stand apart.** An operation's output is in another buffer than its inputs; only [`Epilogue::Residual`] reads
-//!   what it writes. A device may stop with a panic where that is broken.
+//!   what it writes. A device may stop with a panic where that is broken. An output's rows beyond the live ones hold no meaning
+//!   afterwards (but finite numbers).
 //! * **Batch invariance.** A row's result depends on the row's own inputs only: not on its neighbours, the chunking, or the
 //!   number of threads. Reductions run in an order fixed by the row's own shape.
 //!
@@ -40,7 +41,7 @@ pub(crate) use checks::MAX_LEVELS;
 pub(crate) use marks::Marks;
 
 /// Element type of a buffer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Dtype {
     /// 32-bit float: residual stream, norms, logits, scores.
     F32,

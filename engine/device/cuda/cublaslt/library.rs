@@ -3,7 +3,7 @@
 //! cuBLASLt is column-major: a row-major matrix is its own transpose there. So the operation is `out^T = W x^T`, with the weight
 //! transposed, and every layout below has the row-major matrix's columns as rows.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::ptr;
 
@@ -59,7 +59,7 @@ pub(in crate::device::cuda) struct Place {
 }
 
 /// A row-major matrix as a layout names it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Matrix {
     dtype: Dtype,
     rows: usize,
@@ -72,7 +72,7 @@ pub(in crate::device::cuda) struct Library {
     handle: sys::cublasLtHandle_t,
     operation: sys::cublasLtMatmulDesc_t,
     preference: sys::cublasLtMatmulPreference_t,
-    layouts: HashMap<Matrix, sys::cublasLtMatrixLayout_t>,
+    layouts: BTreeMap<Matrix, sys::cublasLtMatrixLayout_t>,
     compute: Dtype,
 }
 
@@ -105,7 +105,7 @@ impl Library {
             return Err(format!("libcublasLt is of version {version}; {OLDEST} is needed"));
         }
         let handle = result::create_handle().map_err(named("cublasLtCreate"))?;
-        let layouts = HashMap::new();
+        let layouts = BTreeMap::new();
         let mut library = Library { handle, operation: ptr::null_mut(), preference: ptr::null_mut(), layouts, compute };
         library.describe()?;
         tracing::info!(version, "cuBLASLt started");
