@@ -1,9 +1,10 @@
 //! Sidereal: serves generative recommenders. A long user history goes in, semantic IDs of real items come out.
 //!
 //! `ARCHITECTURE.md` has the bird's eye view, the code map and the invariants. Dependencies point one way:
-//! `cli, serve -> schedule -> model, search, kv -> device -> sidereal-ffi`; `request`, `catalog` and `export` depend on
+//! `cli, bench, serve -> schedule -> model, search, kv -> device -> sidereal-ffi`; `request`, `catalog` and `export` depend on
 //! nothing above them.
 
+pub mod bench;
 pub mod catalog;
 pub mod cli;
 pub mod client;
