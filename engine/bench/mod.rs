@@ -8,10 +8,12 @@
 
 mod connection;
 pub mod load;
+pub mod machine;
 pub mod measure;
 pub mod mix;
 pub mod random;
 pub mod records;
+pub mod report;
 pub mod schedule;
 pub mod search;
 pub mod stages;
