@@ -65,7 +65,7 @@ pub fn read_users(path: &Path, catalog: &Catalog, limit: Option<usize>) -> Resul
 }
 
 /// An error in a text of one line, without "line 1".
-fn without_place(error: &serde_json::Error) -> String {
+pub fn without_place(error: &serde_json::Error) -> String {
     let told = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());
     format!("column {}: {}", error.column(), told.strip_suffix(&place).unwrap_or(&told))

@@ -4,6 +4,7 @@
 //! answers, stderr everything else. Nothing here knows a tensor; commands talk to [`crate::schedule::Engine`] or, like
 //! anybody else, through [`crate::client`].
 
+mod bench;
 mod catalog;
 mod check;
 mod demo;
@@ -52,6 +53,7 @@ enum Command {
     Recommend(recommend::RecommendArgs),
     Check(check::CheckArgs),
     Eval(eval::EvalArgs),
+    Bench(Box<bench::BenchArgs>),
     Catalog(catalog::CatalogArgs),
 }
 
@@ -87,6 +89,7 @@ fn run(command: &Command, log_format: LogFormat) -> Result<(), Failure> {
         Command::Recommend(args) => recommend::run(args),
         Command::Check(args) => check::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Catalog(args) => catalog::run(args),
     }
 }

@@ -120,7 +120,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
 }
 
 /// A secret from its file, which may be a pipe.
-fn read_secret(path: &Path) -> Result<Secret, Failure> {
+pub fn read_secret(path: &Path) -> Result<Secret, Failure> {
     let mut contents = Vec::new();
     let read = File::open(path).and_then(|file| file.take(MAX_SECRET_BYTES + 1).read_to_end(&mut contents));
     read.map_err(|error| Failure::read(path, &error))?;

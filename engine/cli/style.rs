@@ -20,7 +20,6 @@ impl Style {
     }
 
     /// Without colour.
-    #[cfg(test)]
     pub fn plain() -> Style {
         Style { colour: false }
     }
