@@ -1,4 +1,4 @@
-// out = epilogue(x W^T): store, add to the residual stream, activate, or act(x G^T) * (x U^T).
+// out = epilogue(x W^T + bias): store, add to the residual stream, activate, or act(x G^T + b) * (x U^T + c).
 //
 // Operations 2 m n k; bytes (m k + n k) of the compute type once from memory, and the output. Launch: a block a tile, x over
 // row tiles of the bucket, y over tiles of packed columns, so that blocks that read one tile of W run side by side; tiles
@@ -50,6 +50,22 @@ DEVICE void write_run(const LinearParams& p, uint32_t row, uint32_t column, floa
     });
 }
 
+// Adds the bias of a thread's columns to its finished sums. A tile may end beyond the weight's groups.
+template <class T>
+DEVICE void add_bias(const LinearParams& p, const Place<T>& place, float (&sums)[T::M_TILES][8][4]) {
+    const uint32_t first = place.first_column + place.warp_column + 2 * place.quad;
+#pragma unroll
+    for (int n = 0; n < 8; ++n) {
+        if (first + 8 * n >= p.product.groups * GEMM_GROUP) continue;
+        const float2 bias = *reinterpret_cast<const float2*>(pointer<const float>(p.bias) + first + 8 * n);
+#pragma unroll
+        for (int m = 0; m < T::M_TILES; ++m) {
+            sums[m][n][0] += bias.x, sums[m][n][1] += bias.y;
+            sums[m][n][2] += bias.x, sums[m][n][3] += bias.y;
+        }
+    }
+}
+
 // In a group of 32 packed columns, a quad's thread t holds columns 8 t ..+8 of 32 in its four tiles, or, of a gated weight,
 // columns 4 t ..+4 of 16: the gate in tiles 0 and 2, the up projection in tiles 1 and 3.
 template <class T>
@@ -59,6 +75,7 @@ DEVICE void linear_bf16(const LinearParams& p) {
     if (place.first_row >= live) return;
     float sums[T::M_TILES][8][4];
     products(p.product, live, place, sums);
+    if (p.bias != 0) add_bias(p, place, sums);
 
     const bool gated = p.combine == COMBINE_GATE;
 #pragma unroll
@@ -107,6 +124,14 @@ KERNEL(F32_THREADS) linear_f32(const __grid_constant__ LinearParams p) {
     if (blockIdx.x * F32_TILE >= live) return;
     float sums[F32_ROWS][F32_COLUMNS];
     products_f32(p.product, live, sums);
+    if (p.bias != 0 && place.first_column < p.product.groups * GEMM_GROUP) {
+        const float4 bias = *reinterpret_cast<const float4*>(pointer<const float>(p.bias) + place.first_column);
+#pragma unroll
+        for (int i = 0; i < F32_ROWS; ++i) {
+            sums[i][0] += bias.x, sums[i][1] += bias.y;
+            sums[i][2] += bias.z, sums[i][3] += bias.w;
+        }
+    }
 
     const bool gated = p.combine == COMBINE_GATE;
 #pragma unroll

@@ -1,12 +1,76 @@
-//! What every device checks of a descriptor before it writes it.
+//! What every device checks of a weight before it packs it, and of a descriptor before it writes it.
 
-use super::{Cohort, CohortPlan, DeviceError, TokenBatch};
+use super::{Cohort, CohortPlan, DeviceError, LinearSource, TokenBatch};
+use crate::export::TensorView;
 
 /// Most levels that a semantic ID may have; bounds the ban lists of a request.
 pub(crate) const MAX_LEVELS: usize = 8;
 
 fn bad(op: &'static str, reason: String) -> DeviceError {
     DeviceError::Failed { op, reason }
+}
+
+fn bad_weight(tensor: &TensorView, reason: String) -> DeviceError {
+    DeviceError::BadWeight { name: tensor.name().to_owned(), reason }
+}
+
+/// Checks that a tensor is a matrix.
+pub(crate) fn expect_matrix(tensor: &TensorView, what: &str) -> Result<(), DeviceError> {
+    match tensor.shape() {
+        [_, _] => Ok(()),
+        shape => Err(bad_weight(tensor, format!("{what}, not {shape:?}"))),
+    }
+}
+
+/// Checks that a tensor is a vector, and gives its values, scaled.
+pub(crate) fn read_vector(tensor: &TensorView, scale: f32) -> Result<Vec<f32>, DeviceError> {
+    match tensor.shape() {
+        [_] => Ok(tensor.to_f32().into_iter().map(|value| value * scale).collect()),
+        shape => Err(bad_weight(tensor, format!("a scale is a vector, not {shape:?}"))),
+    }
+}
+
+impl LinearSource {
+    /// Checks that parts and biases fit each other: (rows, columns) of the stacked weight.
+    pub(crate) fn check(&self) -> Result<(usize, usize), DeviceError> {
+        let parts = &self.parts;
+        let first = parts.first().expect("a linear weight has parts");
+        for part in parts {
+            expect_matrix(part, "a linear weight is [out, in]")?;
+            if part.cols() != first.cols() {
+                let reason = format!("{} columns beside {} with {}", part.cols(), first.name(), first.cols());
+                return Err(bad_weight(part, reason));
+            }
+        }
+        if self.gated && (parts.len() != 2 || parts[1].rows() != first.rows()) {
+            return Err(bad_weight(first, "a gate comes with one up projection of its own shape".to_owned()));
+        }
+        if !self.biases.is_empty() && self.biases.len() != parts.len() {
+            return Err(bad_weight(first, format!("{} biases for {} parts", self.biases.len(), parts.len())));
+        }
+        for (part, bias) in parts.iter().zip(&self.biases) {
+            if bias.shape() != [part.rows()] {
+                let reason = format!("{:?} for the {} rows of {}", bias.shape(), part.rows(), part.name());
+                return Err(bad_weight(bias, reason));
+            }
+        }
+        Ok((parts.iter().map(TensorView::rows).sum(), first.cols()))
+    }
+
+    /// Reads row `row` of the stacked weight.
+    pub(crate) fn read_row(&self, mut row: usize, out: &mut [f32]) {
+        for part in &self.parts {
+            if row < part.rows() {
+                return part.read_row(row, out);
+            }
+            row -= part.rows();
+        }
+    }
+
+    /// The bias of each row of the stacked weight; empty if there is none.
+    pub(crate) fn stacked_bias(&self) -> Vec<f32> {
+        self.biases.iter().flat_map(TensorView::to_f32).collect()
+    }
 }
 
 impl TokenBatch {

@@ -37,7 +37,7 @@ use std::time::Duration;
 use crate::catalog::Catalog;
 use crate::export::TensorView;
 
-pub(crate) use checks::MAX_LEVELS;
+pub(crate) use checks::{MAX_LEVELS, expect_matrix, read_vector};
 pub(crate) use marks::Marks;
 
 /// Element type of a buffer.
@@ -311,6 +311,8 @@ pub struct Beam {
 pub struct LinearSource {
     /// Stacked in this order (e.g. q, k, v). All have the same number of columns.
     pub parts: Vec<TensorView>,
+    /// Added to the products, before the epilogue: one `[rows]` vector a part, or none at all.
+    pub biases: Vec<TensorView>,
     /// True when the two parts are a gate and an up projection of equal shape, to be used with [`Epilogue::Gate`].
     pub gated: bool,
 }
@@ -339,16 +341,17 @@ pub enum Activation {
     Silu,
 }
 
-/// What a linear operation does with its products.
+/// What a linear operation does with its products. A weight that has a bias (b) adds it to them first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Epilogue {
-    /// out = x W^T
+    /// out = x W^T (+ b)
     Store,
-    /// out += x W^T; `out` is the f32 residual stream.
+    /// out += x W^T (+ b); `out` is the f32 residual stream.
     Residual,
-    /// out = act(x W^T)
+    /// out = act(x W^T (+ b))
     Activate(Activation),
-    /// out = act(x G^T) * (x U^T) for a `gated` weight [G; U]; `out` has half its rows as columns.
+    /// out = act(x G^T (+ b)) * (x U^T (+ c)) for a `gated` weight [G; U] with biases [b; c]; `out` has half its rows as
+    /// columns.
     Gate(Activation),
 }
 
@@ -647,7 +650,7 @@ pub trait Device: Send {
 
     /// A zeroed `[rows, cols]` buffer.
     fn buffer(&mut self, rows: usize, cols: usize, dtype: Dtype) -> Result<Tensor, DeviceError>;
-    /// Packs a weight matrix in the compute type.
+    /// Packs a weight matrix in the compute type, and its bias in f32.
     fn linear_weight(&mut self, source: &LinearSource) -> Result<Linear, DeviceError>;
     /// An f32 vector; `scale` is multiplied in.
     fn vector(&mut self, values: &TensorView, scale: f32) -> Result<Vector, DeviceError>;
@@ -699,7 +702,7 @@ pub trait Device: Send {
     fn embed(&mut self, rows: Rows, table: Embedding, out: Tensor) -> Result<(), DeviceError>;
     /// RMS norm: `out = x * rsqrt(mean(x^2) + eps) * weight`.
     fn norm(&mut self, args: &NormArgs) -> Result<(), DeviceError>;
-    /// Matrix product with a packed weight.
+    /// Matrix product with a packed weight, and its bias if it has one.
     fn linear(&mut self, args: &LinearArgs) -> Result<(), DeviceError>;
     /// Norms, rotates and scales queries and keys and writes K and V where attention will read them.
     fn write_kv(&mut self, args: &WriteKvArgs) -> Result<(), DeviceError>;

@@ -245,19 +245,27 @@ fn load(export: &Export, device: &mut dyn Device, capacity: &Capacity) -> Result
         let gate_up = vec![of("mlp.gate_proj")?, of("mlp.up_proj")?];
         layers.push(Layer {
             norm: device.vector(&of("input_layernorm")?, 1.0)?,
-            qkv: device.linear_weight(&LinearSource { parts: qkv, gated: false })?,
+            qkv: device.linear_weight(&LinearSource { parts: qkv, biases: Vec::new(), gated: false })?,
             head_norm: HeadNorm {
                 query: device.vector(&of("self_attn.q_norm")?, 1.0)?,
                 key: device.vector(&of("self_attn.k_norm")?, 1.0)?,
                 eps: config.eps,
             },
-            output: device.linear_weight(&LinearSource { parts: vec![of("self_attn.o_proj")?], gated: false })?,
+            output: device.linear_weight(&LinearSource {
+                parts: vec![of("self_attn.o_proj")?],
+                biases: Vec::new(),
+                gated: false,
+            })?,
             feed_forward: FeedForward {
                 norm: device.vector(&of("post_attention_layernorm")?, 1.0)?,
                 eps: config.eps,
-                input: device.linear_weight(&LinearSource { parts: gate_up, gated: true })?,
+                input: device.linear_weight(&LinearSource { parts: gate_up, biases: Vec::new(), gated: true })?,
                 activation: Epilogue::Gate(config.activation),
-                output: device.linear_weight(&LinearSource { parts: vec![of("mlp.down_proj")?], gated: false })?,
+                output: device.linear_weight(&LinearSource {
+                    parts: vec![of("mlp.down_proj")?],
+                    biases: Vec::new(),
+                    gated: false,
+                })?,
             },
         });
     }

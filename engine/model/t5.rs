@@ -254,7 +254,7 @@ struct Loader<'a> {
 impl Loader<'_> {
     fn linear(&mut self, names: &[String], gated: bool) -> Result<Linear, ModelError> {
         let parts = names.iter().map(|name| self.export.weights().tensor(name)).collect::<Result<_, _>>()?;
-        Ok(self.device.linear_weight(&LinearSource { parts, gated })?)
+        Ok(self.device.linear_weight(&LinearSource { parts, biases: Vec::new(), gated })?)
     }
 
     fn vector(&mut self, name: &str, scale: f32) -> Result<Vector, ModelError> {

@@ -21,6 +21,8 @@ struct Case {
     k: usize,
     epilogue: Epilogue,
     out: Dtype,
+    /// Whether the weight has a bias.
+    biased: bool,
     /// Columns before the views of x and out.
     skipped: (usize, usize),
     /// Rows that lane and buffers have room for.
@@ -43,7 +45,7 @@ impl Case {
 }
 
 const fn case(n: usize, k: usize, epilogue: Epilogue, out: Dtype) -> Case {
-    Case { n, k, epilogue, out, skipped: (0, 0), room: ROOM }
+    Case { n, k, epilogue, out, biased: false, skipped: (0, 0), room: ROOM }
 }
 
 /// One weight with its buffers on one device.
@@ -61,15 +63,18 @@ struct Rig<D> {
 impl<D: Device> Rig<D> {
     fn new(mut device: D, case: Case) -> Rig<D> {
         let compute = device.facts().compute;
-        let Case { n, k, epilogue, out, skipped, room } = case;
+        let Case { n, k, epilogue, out, biased, skipped, room } = case;
         let scale = (3.0 / k as f32).sqrt();
         let weights: Vec<f32> = noise(3, n * k).iter().map(|w| w * scale).collect();
         let part = |rows: std::ops::Range<usize>| {
             TensorView::owned("part", vec![rows.len(), k], weights[rows.start * k..rows.end * k].to_vec())
         };
+        let bias = noise(4, n);
+        let bias = |rows: std::ops::Range<usize>| TensorView::owned("bias", vec![rows.len()], bias[rows].to_vec());
         let cut = if case.is_gated() { n / 2 } else { n / 3 };
         let parts = vec![part(0..cut), part(cut..n)];
-        let weight = device.linear_weight(&LinearSource { parts, gated: case.is_gated() }).unwrap();
+        let biases = if biased { vec![bias(0..cut), bias(cut..n)] } else { Vec::new() };
+        let weight = device.linear_weight(&LinearSource { parts, biases, gated: case.is_gated() }).unwrap();
         device.plan_slots(slot_plan(1, 1)).unwrap();
         let lane = device.token_lane(room, Queue::Prefill).unwrap();
         // Columns behind x belong to something else.
@@ -162,6 +167,23 @@ fn every_epilogue() {
 }
 
 #[test]
+fn every_epilogue_with_a_bias() {
+    use Activation::{GeluTanh, Silu};
+    let biased = |n, k, epilogue, out| Case { biased: true, ..case(n, k, epilogue, out) };
+    for out in TYPES {
+        check(biased(70, 48, Epilogue::Store, out), &[1, 7, 20]);
+        check(biased(40, 40, Epilogue::Activate(GeluTanh), out), &[3, 9]);
+        check(biased(74, 24, Epilogue::Gate(Silu), out), &[3, 9]);
+    }
+    for n in [3, 32, 45, 130] {
+        check(biased(n, 33, Epilogue::Residual, Dtype::F32), &[2, 33]);
+    }
+    // Each of the tiles, as below.
+    check(biased(500, 24, Epilogue::Store, Dtype::F32), &[1, 64, 65, 260]);
+    check(biased(400, 24, Epilogue::Gate(Silu), Dtype::Bf16), &[1, 65, 257]);
+}
+
+#[test]
 fn ragged_shapes() {
     for (n, k) in [(3, 1), (31, 12), (33, 63), (64, 64), (65, 65), (130, 129), (257, 8)] {
         for out in TYPES {
@@ -214,7 +236,17 @@ fn an_unaligned_input_is_a_bug() {
 #[test]
 fn a_gate_without_its_up_projection_is_named() {
     let part = |rows| TensorView::owned("wi_0.weight", vec![rows, 4], vec![0.0; rows * 4]);
-    let source = LinearSource { parts: vec![part(3), part(2)], gated: true };
+    let source = LinearSource { parts: vec![part(3), part(2)], biases: Vec::new(), gated: true };
     let error = cuda(Dtype::F32).linear_weight(&source).unwrap_err();
     assert_eq!(error.to_string(), "weight wi_0.weight: a gate comes with one up projection of its own shape");
+}
+
+#[test]
+fn a_bias_of_another_length_is_named() {
+    let parts = vec![TensorView::owned("q.weight", vec![3, 4], vec![0.0; 12])];
+    let biases = vec![TensorView::owned("q.bias", vec![2], vec![0.0; 2])];
+    let source = LinearSource { parts, biases, gated: false };
+    for error in [cuda(Dtype::F32).linear_weight(&source), oracle(Dtype::F32).linear_weight(&source)] {
+        assert_eq!(error.unwrap_err().to_string(), "weight q.bias: [2] for the 3 rows of q.weight");
+    }
 }

@@ -14,9 +14,8 @@ use super::lanes::end_of;
 use super::pool::Pool;
 use super::rows::Out;
 use super::store::Parts;
-use super::weights::expect_matrix;
 use super::{Isa, reduce};
-use crate::device::{DeviceError, Dtype, HeadSource, Normalizer, Target};
+use crate::device::{DeviceError, Dtype, HeadSource, Normalizer, Target, expect_matrix};
 
 /// Columns of a block: a block of f32 weights of hidden 1,024 is 2 MB, about a core's share of cache.
 const BLOCK_COLUMNS: usize = 512;

@@ -40,12 +40,13 @@ use self::select::Candidates;
 use self::slots::Slots;
 use self::store::{Buffer, Store, expect_shape};
 use self::views::{matrix, matrix_mut, out};
-use self::weights::{Weights, expect_matrix, pack_linear, read_vector};
+use self::weights::{Weights, pack_linear};
 use super::{
     Beam, BeamAttentionArgs, Cohort, CohortLane, CohortPlan, Device, DeviceError, DeviceFacts, Dtype, Embedding,
     Epilogue, ExpandArgs, ForceArgs, Head, HeadArgs, HeadSource, HistoryAttentionArgs, KvPool, KvShape, Linear,
     LinearArgs, LinearSource, Mark, Marks, NormArgs, OwnShape, OwnSlab, Queue, RelativeBias, RelativeBiasSource, Rope,
-    RopeSource, Rows, SlotPlan, SlotState, Tensor, TokenBatch, TokenLane, TrieId, Vector, WriteKvArgs,
+    RopeSource, Rows, SlotPlan, SlotState, Tensor, TokenBatch, TokenLane, TrieId, Vector, WriteKvArgs, expect_matrix,
+    read_vector,
 };
 use crate::catalog::Catalog;
 use crate::export::TensorView;

@@ -33,26 +33,6 @@ impl Weights {
     }
 }
 
-fn bad(tensor: &TensorView, reason: String) -> DeviceError {
-    DeviceError::BadWeight { name: tensor.name().to_owned(), reason }
-}
-
-/// Checks that a tensor is a matrix.
-pub(super) fn expect_matrix(tensor: &TensorView, what: &str) -> Result<(), DeviceError> {
-    match tensor.shape() {
-        [_, _] => Ok(()),
-        shape => Err(bad(tensor, format!("{what}, not {shape:?}"))),
-    }
-}
-
-/// A vector, scaled.
-pub(super) fn read_vector(tensor: &TensorView, scale: f32) -> Result<Vec<f32>, DeviceError> {
-    match tensor.shape() {
-        [_] => Ok(tensor.to_f32().into_iter().map(|value| value * scale).collect()),
-        shape => Err(bad(tensor, format!("a scale is a vector, not {shape:?}"))),
-    }
-}
-
 /// Stacks and packs the parts of a linear weight.
 pub(super) fn pack_linear(
     pool: &Pool,
@@ -60,26 +40,8 @@ pub(super) fn pack_linear(
     compute: Dtype,
     source: &LinearSource,
 ) -> Result<PackedMatrix, DeviceError> {
-    let parts = &source.parts;
-    let first = parts.first().expect("a linear weight has parts");
-    let cols = first.cols();
-    for part in parts {
-        expect_matrix(part, "a linear weight is [out, in]")?;
-        if part.cols() != cols {
-            return Err(bad(part, format!("{} columns beside {} with {cols}", part.cols(), first.name())));
-        }
-    }
-    if source.gated && (parts.len() != 2 || parts[1].rows() != first.rows()) {
-        return Err(bad(first, "a gate comes with one up projection of its own shape".to_owned()));
-    }
-    let rows = parts.iter().map(TensorView::rows).sum();
-    let read = |mut row: usize, out: &mut [f32]| {
-        for part in parts {
-            if row < part.rows() {
-                return part.read_row(row, out);
-            }
-            row -= part.rows();
-        }
-    };
-    Ok(PackedMatrix::pack(pool, isa, compute, rows, cols, source.gated, read))
+    let (rows, cols) = source.check()?;
+    let read = |row: usize, out: &mut [f32]| source.read_row(row, out);
+    let packed = PackedMatrix::pack(pool, isa, compute, rows, cols, source.gated, read);
+    Ok(packed.with_bias(&source.stacked_bias()))
 }

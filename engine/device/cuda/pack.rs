@@ -122,6 +122,12 @@ impl Packing {
         bytes
     }
 
+    /// A value for each packed column from one for each row of the weight; padding is zero.
+    pub(super) fn pack_bias(&self, bias: &[f32]) -> Vec<f32> {
+        let places = (0..self.groups()).flat_map(|group| (0..GROUP).map(move |place| (group, place)));
+        places.map(|(group, place)| self.source_row(group, place).map_or(0.0, |row| bias[row])).collect()
+    }
+
     fn pack_groups(&self, groups: Range<usize>, bytes: &mut [u8], read_row: impl Fn(usize, &mut [f32])) {
         let mut row = vec![0.0f32; self.k];
         for (group, bytes) in groups.zip(bytes.chunks_exact_mut(self.group_bytes())) {

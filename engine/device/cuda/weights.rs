@@ -6,7 +6,7 @@ use super::memory::{Memory, Purpose};
 use super::ops::head::PackedHead;
 use super::ops::linear::LinearWeight;
 use crate::catalog::Catalog;
-use crate::device::{DeviceError, RelativeBiasSource, RopeSource};
+use crate::device::{DeviceError, RelativeBiasSource, RopeSource, expect_matrix, read_vector};
 use crate::export::{TensorView, WeightDtype};
 
 /// An f32 vector.
@@ -71,26 +71,11 @@ pub(super) struct Weights {
     pub(super) tries: Vec<Vec<TrieLevel>>,
 }
 
-fn bad(tensor: &TensorView, reason: String) -> DeviceError {
-    DeviceError::BadWeight { name: tensor.name().to_owned(), reason }
-}
-
-/// Checks that a tensor is a matrix.
-pub(super) fn expect_matrix(tensor: &TensorView, what: &str) -> Result<(), DeviceError> {
-    match tensor.shape() {
-        [_, _] => Ok(()),
-        shape => Err(bad(tensor, format!("{what}, not {shape:?}"))),
-    }
-}
-
 /// Uploads a vector, scaled.
 pub(super) fn vector(memory: &mut Memory, tensor: &TensorView, scale: f32) -> Result<VectorOnCard, DeviceError> {
-    let [len] = *tensor.shape() else {
-        return Err(bad(tensor, format!("a scale is a vector, not {:?}", tensor.shape())));
-    };
-    let values: Vec<f32> = tensor.to_f32().into_iter().map(|value| value * scale).collect();
+    let values = read_vector(tensor, scale)?;
     let address = memory.holding(Purpose::Weights, tensor.name().to_owned(), bytemuck::cast_slice(&values))?;
-    Ok(VectorOnCard { address, len })
+    Ok(VectorOnCard { address, len: values.len() })
 }
 
 /// Uploads an embedding table as it is.

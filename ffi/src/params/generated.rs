@@ -575,6 +575,8 @@ pub struct LinearParams {
     pub product: Product,
     #[doc = " f32 or bf16 \\[rows\\]\\[out\\_stride\\]"]
     pub out: u64,
+    #[doc = " f32\\[groups \\* GEMM\\_GROUP\\] in the order of the packed columns, or 0"]
+    pub bias: u64,
     pub out_stride: u32,
     #[doc = " of the output; half the weight's for COMBINE\\_GATE"]
     pub columns: u32,
@@ -588,16 +590,17 @@ pub struct LinearParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of LinearParams"][::core::mem::size_of::<LinearParams>() - 72usize];
+    ["Size of LinearParams"][::core::mem::size_of::<LinearParams>() - 80usize];
     ["Alignment of LinearParams"][::core::mem::align_of::<LinearParams>() - 8usize];
     ["Offset of field: LinearParams::product"][::core::mem::offset_of!(LinearParams, product) - 0usize];
     ["Offset of field: LinearParams::out"][::core::mem::offset_of!(LinearParams, out) - 40usize];
-    ["Offset of field: LinearParams::out_stride"][::core::mem::offset_of!(LinearParams, out_stride) - 48usize];
-    ["Offset of field: LinearParams::columns"][::core::mem::offset_of!(LinearParams, columns) - 52usize];
-    ["Offset of field: LinearParams::out_dtype"][::core::mem::offset_of!(LinearParams, out_dtype) - 56usize];
-    ["Offset of field: LinearParams::combine"][::core::mem::offset_of!(LinearParams, combine) - 60usize];
-    ["Offset of field: LinearParams::activation"][::core::mem::offset_of!(LinearParams, activation) - 64usize];
-    ["Offset of field: LinearParams::aligned"][::core::mem::offset_of!(LinearParams, aligned) - 68usize];
+    ["Offset of field: LinearParams::bias"][::core::mem::offset_of!(LinearParams, bias) - 48usize];
+    ["Offset of field: LinearParams::out_stride"][::core::mem::offset_of!(LinearParams, out_stride) - 56usize];
+    ["Offset of field: LinearParams::columns"][::core::mem::offset_of!(LinearParams, columns) - 60usize];
+    ["Offset of field: LinearParams::out_dtype"][::core::mem::offset_of!(LinearParams, out_dtype) - 64usize];
+    ["Offset of field: LinearParams::combine"][::core::mem::offset_of!(LinearParams, combine) - 68usize];
+    ["Offset of field: LinearParams::activation"][::core::mem::offset_of!(LinearParams, activation) - 72usize];
+    ["Offset of field: LinearParams::aligned"][::core::mem::offset_of!(LinearParams, aligned) - 76usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]

@@ -16,6 +16,7 @@
 typedef struct LinearParams {
     Product product;
     uint64_t out;       /* f32 or bf16 [rows][out_stride] */
+    uint64_t bias;      /* f32[groups * GEMM_GROUP] in the order of the packed columns, or 0 */
     uint32_t out_stride;
     uint32_t columns;   /* of the output; half the weight's for COMBINE_GATE */
     uint32_t out_dtype; /* DTYPE_F32 or DTYPE_BF16 */

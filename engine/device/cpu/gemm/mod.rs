@@ -1,8 +1,8 @@
-//! Matrix products with packed weights: `out = epilogue(x W^T)`.
+//! Matrix products with packed weights: `out = epilogue(x W^T + bias)`.
 //!
 //! **Invariant: an element depends on its own row and column only.** Whatever the number of rows, the tile that the row
 //! falls into, the number of threads, and whether [`gemm`] or [`gemm_block`] computes it, each element is one sum in the
-//! order of k, in f32, by the same instructions. Across instruction sets results differ in the last bits.
+//! order of k from the bias on, in f32, by the same instructions. Across instruction sets results differ in the last bits.
 //!
 //! Weights are packed once ([`PackedMatrix`]); inputs are packed a block at a time into memory that each thread keeps.
 //! k is never blocked, so epilogues see finished sums and the output is written once.
@@ -101,7 +101,7 @@ impl Job<'_> {
     }
 }
 
-/// `out = epilogue(x W^T)` for the first `rows` rows, on all threads of the pool.
+/// `out = epilogue(x W^T + bias)` for the first `rows` rows, on all threads of the pool.
 ///
 /// # Panics
 /// If types or shapes do not fit: `x` has the weight's type and `k` columns; `out` has

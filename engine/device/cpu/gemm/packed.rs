@@ -27,14 +27,18 @@ pub const PANEL: usize = 32;
 /// Columns of half a panel: the gate's, or the up projection's.
 pub(super) const HALF: usize = PANEL / 2;
 
-/// A weight `[n, k]` (`out = x W^T`), packed once at planning.
+/// What the sums of a weight without bias start from.
+static NO_BIAS: [f32; PANEL] = [0.0; PANEL];
+
+/// A weight `[n, k]` (`out = x W^T + bias`), packed once at planning.
 #[derive(Debug)]
 pub struct PackedMatrix {
     n: usize,
     k: usize,
     gated: bool,
     dtype: Dtype,
-    words: Pages,
+    words: Pages,   // [panels, units, PANEL]
+    bias: Vec<f32>, // [panels, PANEL], or empty
 }
 
 impl PackedMatrix {
@@ -57,24 +61,20 @@ impl PackedMatrix {
         read_row: impl Fn(usize, &mut [f32]) + Sync,
     ) -> PackedMatrix {
         assert!(!gated || n.is_multiple_of(2), "a gated weight has as many gate rows as up rows, not {n} in all");
-        let mut packed =
-            PackedMatrix { n, k, gated, dtype: compute, words: Pages::zeroed(0).expect("no memory asked") };
+        let mut packed = PackedMatrix {
+            n,
+            k,
+            gated,
+            dtype: compute,
+            words: Pages::zeroed(0).expect("no memory asked"),
+            bias: Vec::new(),
+        };
         let (panels, units) = (packed.panels(), packed.units());
         let bytes = panels * units * PANEL * size_of::<u32>();
         packed.words = Pages::zeroed(bytes).unwrap_or_else(|e| panic!("{bytes} bytes for a packed weight: {e}"));
         if bytes == 0 {
             return packed;
         }
-        let source_row = |panel: usize, column: usize| {
-            let (first, rows) = if !gated {
-                (panel * PANEL + column, n)
-            } else if column < HALF {
-                (panel * HALF + column, n / 2)
-            } else {
-                (n / 2 + panel * HALF + column - HALF, n)
-            };
-            (first < rows).then_some(first)
-        };
         let words: &mut [u32] = bytemuck::cast_slice_mut(&mut packed.words);
         let slots: Vec<Mutex<&mut [u32]>> = words.chunks_exact_mut(units * PANEL).map(Mutex::new).collect();
         // An odd number of cache lines between rows keeps 32 power-of-two rows out of one cache set.
@@ -84,7 +84,7 @@ impl PackedMatrix {
             let mut row = vec![0.0f32; k];
             let mut columns = vec![0u32; PANEL * row_words];
             for column in 0..PANEL {
-                let Some(source) = source_row(panel, column) else { continue };
+                let Some(source) = source_row(n, gated, panel, column) else { continue };
                 read_row(source, &mut row);
                 to_words(compute, &row, &mut columns[column * row_words..][..units]);
             }
@@ -96,6 +96,21 @@ impl PackedMatrix {
         });
         drop(slots);
         packed
+    }
+
+    /// Adds `bias` to every product: a value for each row of the weight, or none.
+    ///
+    /// # Panics
+    /// If there are others than `n` values or none.
+    pub fn with_bias(mut self, bias: &[f32]) -> PackedMatrix {
+        assert!(bias.is_empty() || bias.len() == self.n, "{} values for {} rows", bias.len(), self.n);
+        self.bias.clear();
+        if !bias.is_empty() {
+            let places = (0..self.panels()).flat_map(|panel| (0..PANEL).map(move |column| (panel, column)));
+            let value = |(panel, column)| source_row(self.n, self.gated, panel, column).map_or(0.0, |row| bias[row]);
+            self.bias = places.map(value).collect();
+        }
+        self
     }
 
     /// Rows of the weight: columns of the product before a gate halves them.
@@ -110,7 +125,7 @@ impl PackedMatrix {
 
     /// Memory that the packed weight takes.
     pub fn bytes(&self) -> usize {
-        self.words.len()
+        self.words.len() + size_of_val(&self.bias[..])
     }
 
     /// Element type of the weight and of the inputs that it multiplies.
@@ -151,6 +166,26 @@ impl PackedMatrix {
         let words = self.units() * PANEL;
         &bytemuck::cast_slice(&self.words)[panel * words..][..words]
     }
+
+    /// What the sums of one panel's columns start from.
+    pub(super) fn panel_bias(&self, panel: usize) -> &[f32; PANEL] {
+        match self.bias.as_chunks().0.get(panel) {
+            Some(bias) => bias,
+            None => &NO_BIAS,
+        }
+    }
+}
+
+/// The row of a weight of `n` rows that is column `column` of a panel, unless that is padding.
+fn source_row(n: usize, gated: bool, panel: usize, column: usize) -> Option<usize> {
+    let (row, rows) = if !gated {
+        (panel * PANEL + column, n)
+    } else if column < HALF {
+        (panel * HALF + column, n / 2)
+    } else {
+        (n / 2 + panel * HALF + column - HALF, n)
+    };
+    (row < rows).then_some(row)
 }
 
 /// A weight row as words.

@@ -1,4 +1,4 @@
-//! The plain path: the oracle. One sum an element, in the order of k, a product and an addition each; then the epilogue as
+//! The plain path: the oracle. One sum an element, from its bias on in the order of k, a product and an addition each; then the epilogue as
 //! its definition reads.
 
 use std::ops::Range;
@@ -38,7 +38,7 @@ pub(super) unsafe fn block(job: &Job<'_>, rows: Range<usize>, columns: Range<usi
 
 /// One row's products with the columns of a panel.
 fn panel_sums(job: &Job<'_>, row: usize, panel: usize) -> [f32; PANEL] {
-    let mut sums = [0.0f32; PANEL];
+    let mut sums = *job.packed.panel_bias(panel);
     let first = row * job.x.stride;
     let (units, _) = job.packed.panel(panel).as_chunks::<PANEL>();
     match job.x.data {

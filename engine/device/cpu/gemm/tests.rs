@@ -51,6 +51,9 @@ fn to_bf16(values: &[f32]) -> Vec<bf16> {
     values.iter().map(|&value| bf16::from_f32(value)).collect()
 }
 
+/// Makes a problem of a shape.
+type Make = fn((usize, usize, usize), Dtype) -> Problem;
+
 /// A problem with its values, rows of x spaced wider than k.
 struct Problem {
     dtype: Dtype,
@@ -61,18 +64,33 @@ struct Problem {
     x: Vec<f32>,
     x_bf16: Vec<bf16>,
     w: Vec<f32>,
+    bias: Vec<f32>, // a value for each row of w, or none
 }
 
 impl Problem {
     fn new((rows, n, k): (usize, usize, usize), dtype: Dtype) -> Problem {
         let stride = k + 3;
         let x = values(dtype, rows as u64 + 1, rows * stride);
-        Problem { dtype, rows, n, k, stride, x_bf16: to_bf16(&x), x, w: values(dtype, n as u64 + 1000, n * k) }
+        Problem {
+            dtype,
+            rows,
+            n,
+            k,
+            stride,
+            x_bf16: to_bf16(&x),
+            x,
+            w: values(dtype, n as u64 + 1000, n * k),
+            bias: vec![],
+        }
+    }
+
+    fn biased(shape: (usize, usize, usize), dtype: Dtype) -> Problem {
+        Problem { bias: values(Dtype::F32, 77, shape.1), ..Problem::new(shape, dtype) }
     }
 
     fn pack(&self, pool: &Pool, isa: Isa, gated: bool) -> PackedMatrix {
         let read = |row: usize, out: &mut [f32]| out.copy_from_slice(&self.w[row * self.k..][..self.k]);
-        PackedMatrix::pack(pool, isa, self.dtype, self.n, self.k, gated, read)
+        PackedMatrix::pack(pool, isa, self.dtype, self.n, self.k, gated, read).with_bias(&self.bias)
     }
 
     fn x_from(&self, row: usize) -> MatrixRef<'_> {
@@ -83,12 +101,13 @@ impl Problem {
         MatrixRef { data, stride: self.stride }
     }
 
-    /// The sum of products in f64, and the sum of their sizes.
+    /// The bias and the sum of products in f64, and the sum of their sizes.
     fn exact(&self, row: usize, column: usize) -> (f64, f64) {
         let x = &self.x[row * self.stride..][..self.k];
         let w = &self.w[column * self.k..][..self.k];
         let products = x.iter().zip(w).map(|(&x, &w)| f64::from(x) * f64::from(w));
-        products.fold((0.0, 0.0), |(sum, size), product| (sum + product, size + product.abs()))
+        let bias = self.bias.get(column).map_or(0.0, |&bias| f64::from(bias));
+        products.fold((bias, bias.abs()), |(sum, size), product| (sum + product, size + product.abs()))
     }
 }
 
@@ -138,9 +157,9 @@ fn run(pool: &Pool, isa: Isa, problem: &Problem, packed: &PackedMatrix, out: Dty
 #[test]
 fn products_and_epilogues_match_f64() {
     let pool = Pool::new(2);
-    for shape in SHAPES {
+    for (new, shape) in SHAPES.into_iter().flat_map(|shape| [(Problem::new as Make, shape), (Problem::biased, shape)]) {
         for (isa, dtype) in isas().flat_map(|isa| [(isa, Dtype::F32), (isa, Dtype::Bf16)]) {
-            let problem = Problem::new(shape, dtype);
+            let problem = new(shape, dtype);
             let plain = problem.pack(&pool, isa, false);
             let gated = problem.n.is_multiple_of(2).then(|| problem.pack(&pool, isa, true));
             for out in [Dtype::F32, Dtype::Bf16] {
@@ -204,7 +223,7 @@ fn a_row_does_not_depend_on_its_batch() {
     let pools: Vec<Pool> = (1..=4).map(Pool::new).collect();
     for shape in [(3, 40, 31), (14, 64, 64), (17, 96, 100), (45, 130, 257), (131, 288, 96), (300, 600, 70)] {
         for (isa, dtype) in isas().flat_map(|isa| [(isa, Dtype::F32), (isa, Dtype::Bf16)]) {
-            let problem = Problem::new(shape, dtype);
+            let problem = Problem::biased(shape, dtype);
             for gated in [false, true] {
                 let packed = problem.pack(&pools[1], isa, gated);
                 let epilogue = if gated { Epilogue::Gate(Activation::Silu) } else { Epilogue::Store };

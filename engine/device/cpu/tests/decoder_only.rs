@@ -159,7 +159,8 @@ impl Rig {
             d.vector(&TensorView::owned("vector", vec![values.len()], values.to_vec()), 1.0).unwrap()
         };
         let linear = |d: &mut CpuDevice, parts: &[&Matrix], gated| {
-            d.linear_weight(&LinearSource { parts: parts.iter().map(|part| part.view()).collect(), gated }).unwrap()
+            let parts = parts.iter().map(|part| part.view()).collect();
+            d.linear_weight(&LinearSource { parts, biases: Vec::new(), gated }).unwrap()
         };
         let layers = net.layers.iter().map(|layer| DeviceLayer {
             norms: [vector(d, &layer.norms[0]), vector(d, &layer.norms[1])],

@@ -216,7 +216,7 @@ fn vector(device: &mut CpuDevice, values: &[f32]) -> Vector {
 
 fn linear(device: &mut CpuDevice, parts: &[&Matrix], gated: bool) -> Linear {
     let parts = parts.iter().map(|part| part.view()).collect();
-    device.linear_weight(&LinearSource { parts, gated }).unwrap()
+    device.linear_weight(&LinearSource { parts, biases: Vec::new(), gated }).unwrap()
 }
 
 fn attention(device: &mut CpuDevice, of: &Attention, cross: bool) -> DeviceAttention {

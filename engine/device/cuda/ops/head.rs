@@ -16,8 +16,8 @@ use crate::device::cuda::CudaDevice;
 use crate::device::cuda::driver::{Kernel, Shape};
 use crate::device::cuda::memory::{Memory, Purpose};
 use crate::device::cuda::pack::{GROUP, Packing};
-use crate::device::cuda::weights::{TokenList, expect_matrix, token_lists};
-use crate::device::{DeviceError, Dtype, HeadArgs, HeadSource, Normalizer, Queue, Target};
+use crate::device::cuda::weights::{TokenList, token_lists};
+use crate::device::{DeviceError, Dtype, HeadArgs, HeadSource, Normalizer, Queue, Target, expect_matrix};
 
 const BF16: [Tile; 3] = [
     Tile::wide("head", "head_bf16_wide"),

@@ -7,9 +7,7 @@ use super::product::{Packed, Tile};
 use crate::device::cuda::CudaDevice;
 use crate::device::cuda::driver::Kernel;
 use crate::device::cuda::pack::Packing;
-use crate::device::cuda::weights::expect_matrix;
 use crate::device::{Activation, DeviceError, Dtype, Epilogue, LinearArgs, LinearSource};
-use crate::export::TensorView;
 
 /// A weight on the card, in the one order that its product reads.
 #[derive(Clone, Copy, Debug)]
@@ -37,34 +35,6 @@ pub(super) fn kernels(compute: Dtype) -> Vec<Kernel> {
     tiles.iter().map(|tile| tile.kernel).collect()
 }
 
-/// Checks the parts of a weight, and says how it would be packed.
-fn packing(compute: Dtype, source: &LinearSource) -> Result<Packing, DeviceError> {
-    let parts = &source.parts;
-    let first = parts.first().expect("a linear weight has parts");
-    let bad = |tensor: &TensorView, reason| DeviceError::BadWeight { name: tensor.name().to_owned(), reason };
-    for part in parts {
-        expect_matrix(part, "a linear weight is [out, in]")?;
-        if part.cols() != first.cols() {
-            return Err(bad(part, format!("{} columns beside {} with {}", part.cols(), first.name(), first.cols())));
-        }
-    }
-    if source.gated && (parts.len() != 2 || parts[1].rows() != first.rows()) {
-        return Err(bad(first, "a gate comes with one up projection of its own shape".to_owned()));
-    }
-    let n = parts.iter().map(TensorView::rows).sum();
-    Ok(Packing { compute, n, k: first.cols(), gated: source.gated })
-}
-
-/// Row `row` of the stacked parts.
-fn read_row(parts: &[TensorView], mut row: usize, out: &mut [f32]) {
-    for part in parts {
-        if row < part.rows() {
-            return part.read_row(row, out);
-        }
-        row -= part.rows();
-    }
-}
-
 /// `COMBINE_*` and `ACTIVATION_*` of an epilogue.
 pub(super) fn codes(epilogue: Epilogue) -> (u32, u32) {
     let code = |activation| match activation {
@@ -82,24 +52,31 @@ pub(super) fn codes(epilogue: Epilogue) -> (u32, u32) {
 }
 
 impl CudaDevice {
-    /// Uploads a weight: plain where cuBLASLt multiplies by it, packed otherwise.
+    /// Uploads a weight: plain where cuBLASLt multiplies by it, packed otherwise, and always with a bias: our kernels add it to the
+    /// sums that they hold.
     pub(in crate::device::cuda) fn upload_linear(
         &mut self,
         source: &LinearSource,
     ) -> Result<LinearWeight, DeviceError> {
-        let packing = packing(self.facts.compute, source)?;
-        let (name, rows) = (source.parts[0].name().to_owned(), |row: usize, out: &mut [f32]| {
-            read_row(&source.parts, row, out);
-        });
+        let (n, k) = source.check()?;
+        let packing = Packing { compute: self.facts.compute, n, k, gated: source.gated };
+        let (name, bias) = (source.parts[0].name(), source.stacked_bias());
+        let rows = |row: usize, out: &mut [f32]| source.read_row(row, out);
         let algorithms = match &mut self.products {
-            Some(products) => products.algorithms(&self.driver, packing.compute, (packing.n, packing.k))?,
-            None => None,
+            Some(products) if bias.is_empty() => products.algorithms(&self.driver, packing.compute, (n, k))?,
+            _ => None,
         };
         Ok(match algorithms {
-            Some(algorithms) => {
-                LinearWeight::Plain(PlainLinear::upload(&mut self.memory, name, (packing, algorithms), rows)?)
+            Some(algorithms) => LinearWeight::Plain(PlainLinear::upload(
+                &mut self.memory,
+                name.to_owned(),
+                (packing, algorithms),
+                rows,
+            )?),
+            None => {
+                let packed = Packed::upload(&mut self.memory, name.to_owned(), packing, rows)?;
+                LinearWeight::Packed(packed.with_bias(&mut self.memory, name, &bias)?)
             }
-            None => LinearWeight::Packed(Packed::upload(&mut self.memory, name, packing, rows)?),
         })
     }
 
@@ -132,6 +109,7 @@ impl CudaDevice {
         let params = LinearParams {
             product: self.product("linear", (&rows, x), weight, (0, groups)),
             out: address,
+            bias: weight.bias,
             out_stride: out.stride as u32,
             columns: columns as u32,
             out_dtype: u32::from(out.dtype == Dtype::Bf16),

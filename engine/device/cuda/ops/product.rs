@@ -14,7 +14,8 @@ use crate::device::{DeviceError, Dtype, Tensor};
 #[derive(Clone, Copy, Debug)]
 pub(in crate::device::cuda) struct Packed {
     pub(super) packing: Packing,
-    address: u64, // [groups, group_bytes]
+    address: u64,         // [groups, group_bytes]
+    pub(super) bias: u64, // f32[groups * GROUP] in packed order, or 0
 }
 
 impl Packed {
@@ -26,7 +27,17 @@ impl Packed {
         read_row: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Result<Packed, DeviceError> {
         let address = memory.holding(Purpose::Weights, what, &packing.pack(read_row))?;
-        Ok(Packed { packing, address })
+        Ok(Packed { packing, address, bias: 0 })
+    }
+
+    /// Uploads a bias: a value for each row of the weight, or none.
+    pub(super) fn with_bias(self, memory: &mut Memory, weight: &str, bias: &[f32]) -> Result<Packed, DeviceError> {
+        if bias.is_empty() {
+            return Ok(self);
+        }
+        let values = self.packing.pack_bias(bias);
+        let bias = memory.holding(Purpose::Weights, format!("bias of {weight}"), bytemuck::cast_slice(&values))?;
+        Ok(Packed { bias, ..self })
     }
 }
 

@@ -83,7 +83,7 @@ fn one_product(
     let (parts, out_cols) = if is_gated { (2, outputs / 2) } else { (1, outputs) };
     let parts: Vec<TensorView> = (0..parts).map(|part| matrix(part, outputs / parts as usize, inputs)).collect();
     let weights = (0..copies)
-        .map(|_| device.linear_weight(&LinearSource { parts: parts.clone(), gated: is_gated }))
+        .map(|_| device.linear_weight(&LinearSource { parts: parts.clone(), biases: Vec::new(), gated: is_gated }))
         .collect::<Result<Vec<_>, _>>()?;
     let x = noisy(&mut device, rows, inputs, Dtype::Bf16)?;
     let (out_dtype, out_bytes) = match epilogue {

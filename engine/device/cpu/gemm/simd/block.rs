@@ -64,7 +64,7 @@ pub(in crate::device::cpu::gemm) unsafe fn block(
                     Elements::F32(out) if in_place => (out, out_stride),
                     _ => (sums.0.as_mut_ptr(), PANEL),
                 };
-                // SAFETY: `Kernel::choose` saw the instruction set. The packed rows and the panel cover the tile by
+                // SAFETY: `Kernel::choose` saw the instruction set. The packed rows, the panel and its bias cover the tile by
                 // construction; the sums go to a buffer of a whole tile, or in place where the panel's 32 columns are
                 // all the job's. The caller vouches for the output.
                 unsafe {
@@ -73,6 +73,7 @@ pub(in crate::device::cpu::gemm) unsafe fn block(
                         &TileArgs {
                             input: input[tile.start * row_words..].as_ptr(),
                             weights: job.packed.panel(panel).as_ptr(),
+                            bias: job.packed.panel_bias(panel).as_ptr(),
                             units: job.packed.units(),
                             out: sums_to,
                             out_stride: sums_stride,

@@ -1,7 +1,7 @@
 //! The micro-kernel: a tile of up to 14 x 32 sums in registers.
 //!
 //! ```text
-//! for unit of k:  2 vector loads of the weight; for each row: 1 broadcast of the input, 2 products
+//! sums = bias;  for unit of k:  2 vector loads of the weight; for each row: 1 broadcast of the input, 2 products
 //! ```
 //!
 //! The input is packed so that each tile reads one stream: `[chunk of 16 units][row][16 units]`. Its rows are whole cache
@@ -25,6 +25,8 @@ pub(super) struct TileArgs {
     pub(super) input: *const u32,
     /// A panel: `[units][PANEL]` words.
     pub(super) weights: *const u32,
+    /// What the sums of the panel's columns start from: `[PANEL]`.
+    pub(super) bias: *const f32,
     /// Units of k.
     pub(super) units: usize,
     /// Where the sums go: `[row][PANEL]`.
@@ -44,7 +46,8 @@ unsafe fn tile<P: Product, const ROWS: usize>(args: &TileArgs) {
         // SAFETY: the caller vouches for the instruction set and for the operands' extents; `first + LANES <= HALF`, so
         // both vectors of each row lie within the panel's columns.
         unsafe {
-            let mut sums = [[P::Lanes::splat(0.0); 2]; ROWS];
+            let bias = args.bias.add(first);
+            let mut sums = [[P::Lanes::load(bias), P::Lanes::load(bias.add(HALF))]; ROWS];
             let mut input = args.input;
             let mut weights = args.weights.add(first);
             let mut left = args.units;
