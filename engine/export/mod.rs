@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod activations;
+mod checkpoint;
 mod compare;
 mod config;
 mod error;
@@ -21,9 +22,10 @@ mod source;
 mod tensor;
 mod weights;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 pub use activations::{ACTIVATIONS, Activations};
+pub use checkpoint::Checkpoint;
 pub use compare::{Comparer, Comparison, Cuts, Difference, InnerLevels, LevelCut, ListEntry, compare_lists};
 pub use config::ConfigReader;
 pub use error::ExportError;
@@ -40,48 +42,37 @@ pub const CONFIG: &str = "config.json";
 /// An opened export. Immutable: a new export is a new directory.
 #[derive(Debug)]
 pub struct Export {
-    dir: PathBuf,
-    config: ConfigReader,
-    model_type: String,
+    checkpoint: Checkpoint,
     manifest: Manifest,
-    weights: Weights,
 }
 
 impl Export {
     /// Opens the export in `dir`: reads configuration and manifest, maps the weights, checks each by itself. Whether they
     /// fit together is for the model family to say, which knows the tensors it needs.
     pub fn open(dir: impl AsRef<Path>) -> Result<Export, ExportError> {
-        let dir = dir.as_ref();
-        match std::fs::metadata(dir) {
-            Ok(metadata) if metadata.is_dir() => {}
-            Ok(_) => return Err(ExportError::NotADirectory { path: dir.to_owned() }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(ExportError::NoSuchDirectory { path: dir.to_owned() });
-            }
-            Err(source) => return Err(ExportError::Read { path: dir.to_owned(), source }),
-        }
-        // Weights first: a directory of another kind (an adapter, a GGUF file) lacks the other files too, and to be told so
-        // helps more than to be told that config.json is missing.
-        let weights = Weights::open(dir)?;
-        let config = ConfigReader::open(&dir.join(CONFIG))?;
-        let model_type = config.model_type()?.to_owned();
-        let manifest = Manifest::open(&dir.join(MANIFEST))?;
-        Ok(Export { dir: dir.to_owned(), config, model_type, manifest, weights })
+        let checkpoint = Checkpoint::open(dir)?;
+        let manifest = Manifest::open(&checkpoint.dir().join(MANIFEST))?;
+        Ok(Export { checkpoint, manifest })
+    }
+
+    /// What a model family needs of it.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
     }
 
     /// The directory.
     pub fn dir(&self) -> &Path {
-        &self.dir
+        self.checkpoint.dir()
     }
 
     /// `config.json`.
     pub fn config(&self) -> &ConfigReader {
-        &self.config
+        self.checkpoint.config()
     }
 
     /// `model_type` of `config.json`: the family.
     pub fn model_type(&self) -> &str {
-        &self.model_type
+        self.checkpoint.model_type()
     }
 
     /// `sidereal.json`.
@@ -91,17 +82,17 @@ impl Export {
 
     /// The weights.
     pub fn weights(&self) -> &Weights {
-        &self.weights
+        self.checkpoint.weights()
     }
 
     /// Where the catalogue is: `catalog` of the manifest, else `catalog.sid`, else a source beside it.
     pub fn catalog_path(&self) -> Result<CatalogSource, ExportError> {
-        source::locate(&self.dir, &self.manifest)
+        source::locate(self.dir(), &self.manifest)
     }
 
     /// The cases of `golden/cases.jsonl`, each checked against the manifest; `None` if there is no such file.
     pub fn goldens(&self) -> Result<Option<Vec<GoldenCase>>, ExportError> {
-        let path = self.dir.join(GOLDEN_CASES);
+        let path = self.dir().join(GOLDEN_CASES);
         if json::regular_file_bytes(&path)?.is_none() {
             return Ok(None);
         }

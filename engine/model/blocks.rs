@@ -3,7 +3,7 @@
 use crate::device::{
     Activation, Device, DeviceError, Dtype, Epilogue, Linear, LinearArgs, NormArgs, Rows, Tensor, Vector,
 };
-use crate::export::{ConfigReader, Export};
+use crate::export::{Checkpoint, ConfigReader};
 use crate::model::ModelError;
 
 /// Widths of a workspace.
@@ -101,11 +101,11 @@ pub(super) fn epsilon(config: &ConfigReader, key: &str) -> Result<f32, ModelErro
 
 /// Refuses more layers than there are tensors. Every layer has its own, and their names are listed before they are looked
 /// for: an absurd count must not become a list of billions.
-pub(super) fn check_layers(export: &Export, key: &str, layers: usize) -> Result<(), ModelError> {
-    let tensors = export.weights().names().count();
+pub(super) fn check_layers(checkpoint: &Checkpoint, key: &str, layers: usize) -> Result<(), ModelError> {
+    let tensors = checkpoint.weights().names().count();
     if layers > tensors {
         let detail = format!("{layers} layers cannot be in weights of {tensors} tensors");
-        return Err(export.config().contradiction(key, detail).into());
+        return Err(checkpoint.config().contradiction(key, detail).into());
     }
     Ok(())
 }

@@ -1,22 +1,26 @@
 //! Model families, each in one file, written once against [`crate::device::Device`].
 //!
-//! A family says what an export of its kind must contain ([`Family::describe`]), loads it ([`Family::load`]), and then
+//! A family says what a checkpoint of its kind must contain ([`Family::describe`]), loads it ([`Family::load`]), and then
 //! enqueues three things: prefill of a token batch, the hidden states that start a search, and the hidden states of one
 //! decode step. It never learns what a request, a trie or a score is: heads and selection are `search`'s.
 //!
-//! Adding a family is one file and one line in [`FAMILIES`].
+//! Adding a family is one file and one line in [`FAMILIES`]. Decoder-only families of one build share [`decoder`]: their files
+//! say what `config.json` means.
 
 mod blocks;
+mod decoder;
+mod llama;
+mod qwen2;
 mod qwen3;
 mod t5;
 
 use crate::device::{CohortLane, Device, DeviceError, Tensor, TokenLane};
-use crate::export::{Export, ExportError};
+use crate::export::{Checkpoint, ExportError};
 
 /// Why a model could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    /// The export is not what its family needs.
+    /// The checkpoint is not what its family needs.
     #[error(transparent)]
     Export(#[from] ExportError),
     /// The device cannot hold it.
@@ -47,7 +51,7 @@ pub enum ModelError {
     Capacity(String),
 }
 
-/// A tensor that an export must hold.
+/// A tensor that a checkpoint must hold.
 #[derive(Clone, Debug)]
 pub struct TensorSpec {
     /// Name.
@@ -56,7 +60,7 @@ pub struct TensorSpec {
     pub shape: Vec<usize>,
 }
 
-/// What an export's configuration amounts to.
+/// What a checkpoint's configuration amounts to.
 #[derive(Clone, Debug)]
 pub struct Description {
     /// True when histories go through a bidirectional encoder and the decoder has a prefix of its own.
@@ -83,6 +87,14 @@ impl Description {
     /// Bytes of history KV a token takes when elements take `element_bytes`.
     pub fn kv_bytes_per_token(&self, element_bytes: usize) -> usize {
         2 * self.kv_layers * self.kv_heads * self.head_dim * element_bytes
+    }
+
+    /// Checks that every tensor is there, in its shape.
+    ///
+    /// # Errors
+    /// Naming the first that is not.
+    pub fn expect_tensors(&self, checkpoint: &Checkpoint) -> Result<(), ExportError> {
+        self.tensors.iter().try_for_each(|tensor| checkpoint.weights().expect(&tensor.name, &tensor.shape).map(drop))
     }
 }
 
@@ -137,27 +149,27 @@ pub trait Model: Send {
 }
 
 /// Loads a family's model.
-pub type Load = fn(&Export, &mut dyn Device, &Capacity) -> Result<Box<dyn Model>, ModelError>;
+pub type Load = fn(&Checkpoint, &mut dyn Device, &Capacity) -> Result<Box<dyn Model>, ModelError>;
 
 /// One model family.
 pub struct Family {
     /// `model_type` in `config.json`.
     pub model_type: &'static str,
-    /// Reads the configuration and says what the export must hold; touches no weight data.
-    pub describe: fn(&Export) -> Result<Description, ModelError>,
+    /// Reads the configuration and says what the checkpoint must hold; touches no weight data.
+    pub describe: fn(&Checkpoint) -> Result<Description, ModelError>,
     /// Loads weights onto the device and plans the workspaces.
     pub load: Load,
 }
 
 /// Every family that is served.
-pub const FAMILIES: &[Family] = &[qwen3::FAMILY, t5::FAMILY];
+pub const FAMILIES: &[Family] = &[llama::FAMILY, qwen2::FAMILY, qwen3::FAMILY, t5::FAMILY];
 
-/// The family of an export.
+/// The family of a checkpoint.
 ///
 /// # Errors
 /// [`ModelError::UnknownFamily`] naming those there are.
-pub fn family(export: &Export) -> Result<&'static Family, ModelError> {
-    let model_type = export.model_type();
+pub fn family(checkpoint: &Checkpoint) -> Result<&'static Family, ModelError> {
+    let model_type = checkpoint.model_type();
     FAMILIES.iter().find(|family| family.model_type == model_type).ok_or_else(|| ModelError::UnknownFamily {
         model_type: model_type.to_owned(),
         served: FAMILIES.iter().map(|family| family.model_type).collect::<Vec<_>>().join(", "),

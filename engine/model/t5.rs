@@ -10,7 +10,7 @@ use crate::device::{
     Linear, LinearSource, Mask, OwnKeys, OwnShape, OwnSlab, RelativeBias, RelativeBiasSource, Rows, Segment,
     SharedKeys, Tensor, TokenLane, Vector, WriteKvArgs,
 };
-use crate::export::Export;
+use crate::export::Checkpoint;
 use crate::model::blocks::{FeedForward, Widths, Workspace, activation, check_layers, epsilon, linear, norm};
 use crate::model::{Capacity, CohortLanes, Description, Family, Model, ModelError, TensorSpec};
 
@@ -35,8 +35,8 @@ struct Config {
 }
 
 impl Config {
-    fn read(export: &Export) -> Result<Config, ModelError> {
-        let config = export.config();
+    fn read(checkpoint: &Checkpoint) -> Result<Config, ModelError> {
+        let config = checkpoint.config();
         let encoder_layers = config.count("num_layers")?;
         // HF derives is_gated_act and dense_act_fn from feed_forward_proj, and 4.x files may lack them: it is the truth.
         let projection = config.text_or("feed_forward_proj", "relu")?;
@@ -48,8 +48,8 @@ impl Config {
         };
         let tied = config.flag_or("tie_word_embeddings", true)?;
         let decoder_layers = config.count_or("num_decoder_layers", encoder_layers)?;
-        check_layers(export, "num_layers", encoder_layers)?;
-        check_layers(export, "num_decoder_layers", decoder_layers)?;
+        check_layers(checkpoint, "num_layers", encoder_layers)?;
+        check_layers(checkpoint, "num_decoder_layers", decoder_layers)?;
         Ok(Config {
             vocabulary: config.count("vocab_size")?,
             hidden: config.count("d_model")?,
@@ -76,15 +76,15 @@ const ENCODER_BIAS: &str = "encoder.block.0.layer.0.SelfAttention.relative_atten
 const DECODER_BIAS: &str = "decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight";
 
 /// The shared table, or a tied copy of it when only that was saved.
-fn table_name(export: &Export) -> &'static str {
+fn table_name(checkpoint: &Checkpoint) -> &'static str {
     ["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"]
         .into_iter()
-        .find(|name| export.weights().contains(name))
+        .find(|name| checkpoint.weights().contains(name))
         .unwrap_or("shared.weight")
 }
 
-fn describe(export: &Export) -> Result<Description, ModelError> {
-    let config = Config::read(export)?;
+fn describe(checkpoint: &Checkpoint) -> Result<Description, ModelError> {
+    let config = Config::read(checkpoint)?;
     if config.buckets < 4 || config.max_distance <= config.buckets / 2 {
         return Err(ModelError::Unsupported {
             family: "t5",
@@ -96,10 +96,10 @@ fn describe(export: &Export) -> Result<Description, ModelError> {
     let (hidden, width) = (config.hidden, config.attention_width());
     let mut tensors = Vec::new();
     let mut expect = |name: String, shape: &[usize]| tensors.push(TensorSpec { name, shape: shape.to_vec() });
-    let table = table_name(export);
+    let table = table_name(checkpoint);
     expect(table.into(), &[config.vocabulary, hidden]);
     // HF decides by the file: a head that is there is used whatever tie_word_embeddings says.
-    let head = if export.weights().contains("lm_head.weight") { "lm_head.weight" } else { table };
+    let head = if checkpoint.weights().contains("lm_head.weight") { "lm_head.weight" } else { table };
     if head != table {
         expect(head.into(), &[config.vocabulary, hidden]);
     }
@@ -246,19 +246,19 @@ impl Flow {
 }
 
 struct Loader<'a> {
-    export: &'a Export,
+    checkpoint: &'a Checkpoint,
     device: &'a mut dyn Device,
     config: &'a Config,
 }
 
 impl Loader<'_> {
     fn linear(&mut self, names: &[String], gated: bool) -> Result<Linear, ModelError> {
-        let parts = names.iter().map(|name| self.export.weights().tensor(name)).collect::<Result<_, _>>()?;
+        let parts = names.iter().map(|name| self.checkpoint.weights().tensor(name)).collect::<Result<_, _>>()?;
         Ok(self.device.linear_weight(&LinearSource { parts, biases: Vec::new(), gated })?)
     }
 
     fn vector(&mut self, name: &str, scale: f32) -> Result<Vector, ModelError> {
-        Ok(self.device.vector(&self.export.weights().tensor(name)?, scale)?)
+        Ok(self.device.vector(&self.checkpoint.weights().tensor(name)?, scale)?)
     }
 
     fn self_attention(&mut self, block: &str) -> Result<SelfAttention, ModelError> {
@@ -294,13 +294,13 @@ impl Loader<'_> {
     }
 
     fn bias(&mut self, name: &str, bidirectional: bool, longest: usize) -> Result<RelativeBias, ModelError> {
-        let weights = self.export.weights().tensor(name)?.to_f32();
+        let weights = self.checkpoint.weights().tensor(name)?.to_f32();
         Ok(self.device.relative_bias(&bias_by_distance(&weights, self.config, bidirectional, longest))?)
     }
 }
 
-fn load(export: &Export, device: &mut dyn Device, capacity: &Capacity) -> Result<Box<dyn Model>, ModelError> {
-    let config = Config::read(export)?;
+fn load(checkpoint: &Checkpoint, device: &mut dyn Device, capacity: &Capacity) -> Result<Box<dyn Model>, ModelError> {
+    let config = Config::read(checkpoint)?;
     let (width, layers) = (config.attention_width(), config.decoder_layers);
     let kv =
         |pages, page_tokens| KvShape { layers, kv_heads: config.heads, head_dim: config.head_dim, pages, page_tokens };
@@ -325,8 +325,8 @@ fn load(export: &Export, device: &mut dyn Device, capacity: &Capacity) -> Result
     let compute = device.facts().compute;
     let first = device.buffer(capacity.slots, config.hidden, compute)?;
 
-    let table = device.embedding(&export.weights().tensor(table_name(export))?)?;
-    let mut loader = Loader { export, device, config: &config };
+    let table = device.embedding(&checkpoint.weights().tensor(table_name(checkpoint))?)?;
+    let mut loader = Loader { checkpoint, device, config: &config };
     let encoder = (0..config.encoder_layers)
         .map(|layer| {
             let block = format!("encoder.block.{layer}.layer");

@@ -47,7 +47,7 @@ impl Blueprint {
             let message = "no position is left for a prompt: max_position_embeddings is too small";
             return Err(LoadError::Limits(message.into()));
         }
-        let model = (self.family.load)(export, device.as_mut(), &capacity)?;
+        let model = (self.family.load)(export.checkpoint(), device.as_mut(), &capacity)?;
         device.plan_slots(SlotPlan {
             slots: capacity.slots,
             history_pages: capacity.prompt_tokens.div_ceil(capacity.page_tokens),

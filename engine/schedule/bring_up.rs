@@ -30,11 +30,9 @@ pub(super) fn bring_up(config: &EngineConfig) -> Result<Loaded, LoadError> {
     let export = Export::open(&config.export)?;
     let manifest = export.manifest().clone();
     let prefix = manifest.decoder_prefix().unwrap_or(&[]).to_vec();
-    let family = model::family(&export)?;
-    let description = (family.describe)(&export)?;
-    for tensor in &description.tensors {
-        export.weights().expect(&tensor.name, &tensor.shape)?;
-    }
+    let family = model::family(export.checkpoint())?;
+    let description = (family.describe)(export.checkpoint())?;
+    description.expect_tensors(export.checkpoint())?;
     manifest.validate_against(description.vocabulary, description.encoder_decoder)?;
     if prefix.len() > limits.max_decoder_prefix {
         return Err(LoadError::Limits(format!(

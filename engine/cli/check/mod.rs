@@ -78,7 +78,7 @@ pub fn run(args: &CheckArgs) -> Result<(), Failure> {
 
 /// An export whose parts are each readable.
 fn check_export(export: &Arc<Export>, args: &CheckArgs, report: &mut Report) {
-    let described = model::family(export).and_then(|family| (family.describe)(export));
+    let described = model::family(export.checkpoint()).and_then(|family| (family.describe)(export.checkpoint()));
     let description = match described {
         Ok(description) => {
             report.good(Part::Config, summary(export, &description));
