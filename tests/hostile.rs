@@ -79,26 +79,51 @@ fn numbers_that_make_nonsense_of_every_score_are_refused() {
     }
 }
 
-/// What the family does not compute is refused, never computed as something else.
+/// What a family does not compute is refused, never computed as something else.
 #[test]
-fn what_qwen3_does_not_serve_is_refused_by_name() {
-    let cases: [(&str, Value, &str); 8] = [
-        ("layer_types", json!(["full_attention", "sliding_attention"]), "layer_types"),
-        ("layer_types", json!(["full_attention"]), "`layer_types`: 1 types for num_hidden_layers = 2"),
-        (
-            "rope_parameters",
-            json!({"rope_theta": 1e4, "rope_type": "yarn", "factor": 4.0}),
-            "rope_parameters.rope_type",
-        ),
-        ("rope_parameters", json!({"rope_theta": 1e4, "type": "linear", "factor": 4.0}), "rope_parameters.type"),
-        ("rope_parameters", json!({"rope_theta": 1e4, "partial_rotary_factor": 0.5}), "partial_rotary_factor"),
-        ("rope_parameters", json!({"full_attention": {"rope_theta": 1e6}}), "rope_parameters.full_attention"),
+fn what_a_decoder_does_not_serve_is_refused_by_name() {
+    let rope = |value: Value| ("rope_parameters", value);
+    let both = [
         ("partial_rotary_factor", json!(0.25), "partial_rotary_factor"),
-        ("rope_scaling", json!({"type": "linear", "factor": 2.0}), "`rope_scaling`"),
+        ("rope_scaling", json!({"type": "linear", "factor": 2.0}), "`rope_scaling`: rope_parameters is there too"),
+        ("quantization_config", json!({"quant_method": "gptq"}), "`quantization_config`"),
+        ("head_dim", json!(7), "head_dim = 7"),
     ];
-    for (key, value, part) in cases {
-        refused("qwen3-gqa", "config.json", |config| config[key] = value, part);
+    let ropes = [
+        (rope(json!({"rope_theta": 1e4, "rope_type": "yarn", "factor": 4.0})), "rope_parameters.rope_type"),
+        (rope(json!({"rope_theta": 1e4, "type": "dynamic", "factor": 4.0})), "rope_parameters.type"),
+        (rope(json!({"rope_theta": 1e4, "type": "linear"})), "rope_parameters.factor"),
+        (rope(json!({"rope_theta": 1e4, "partial_rotary_factor": 0.5})), "partial_rotary_factor"),
+        (rope(json!({"full_attention": {"rope_theta": 1e6}})), "rope_parameters.full_attention"),
+    ];
+    for name in ["qwen2-gqa", "qwen3-gqa", "llama-llama3"] {
+        let ropes = ropes.iter().map(|((key, value), part)| (*key, value.clone(), *part));
+        for (key, value, part) in ropes.chain(both.clone()) {
+            refused(name, "config.json", |config| config[key] = value, part);
+        }
     }
+    for name in ["qwen2-gqa", "qwen3-gqa"] {
+        for (key, value, part) in [
+            ("layer_types", json!(["full_attention", "sliding_attention"]), "`layer_types`"),
+            ("layer_types", json!(["full_attention"]), "`layer_types`: 1 types for num_hidden_layers = 2"),
+            ("use_sliding_window", json!(true), "`use_sliding_window`"),
+        ] {
+            refused(name, "config.json", |config| config[key] = value, part);
+        }
+    }
+}
+
+/// Weights of one family under the name of another would load, and every score would be wrong.
+#[test]
+fn biases_and_norms_that_the_configuration_denies_are_named() {
+    let set = |key: &'static str, value: Value| move |config: &mut Value| config[key] = value;
+    let bias = "`model.layers.0.self_attn.q_proj.bias`";
+    refused("qwen2-gqa", "config.json", set("model_type", json!("llama")), bias);
+    refused("qwen2-gqa", "config.json", set("model_type", json!("qwen3")), bias);
+    refused("qwen3-gqa", "config.json", set("model_type", json!("llama")), "`model.layers.0.self_attn.q_norm.weight`");
+    refused("llama-biases", "config.json", set("attention_bias", json!(false)), bias);
+    refused("llama-biases", "config.json", set("mlp_bias", json!(false)), "`model.layers.0.mlp.gate_proj.bias`");
+    refused("llama-llama3", "config.json", set("attention_bias", json!(true)), bias.trim_matches('`'));
 }
 
 /// transformers 5.x takes the base from the top level where `rope_parameters` has none.

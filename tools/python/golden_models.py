@@ -16,7 +16,7 @@ import os
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from transformers import Qwen3Config, T5Config
+from transformers import LlamaConfig, Qwen2Config, Qwen3Config, T5Config
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
@@ -25,7 +25,7 @@ DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 class Spec:
     name: str
     covers: str
-    family: str                      # "t5" | "qwen3"
+    family: str                      # "t5", or one of DECODERS
     config: dict                     # keys of the HF config that differ from the base below
     form: str                        # "v4" | "v5"
     codes: list                      # codes of each level
@@ -43,7 +43,7 @@ class Spec:
     extra: tuple = ()                # tensors that real files also hold and a loader must ignore
     logits: float = 3.0              # standard deviation of the logits
     activations: bool = False        # record golden/activations.safetensors
-    calm: float = 1.0                # divides what makes attention peaked (T5: q and o; Qwen3: o and the head norms)
+    calm: float = 1.0                # divides what makes attention peaked (T5: q and o; decoders: o, and the head norms or q and k)
 
     def rng(self, *key):
         digest = hashlib.sha256("/".join(map(str, (self.name,) + key)).encode()).digest()
@@ -53,9 +53,18 @@ class Spec:
 T5_BASE = dict(d_model=32, d_kv=8, d_ff=64, num_heads=4, num_layers=2, num_decoder_layers=2, dropout_rate=0.1,
                relative_attention_num_buckets=32, relative_attention_max_distance=128, layer_norm_epsilon=1e-6,
                feed_forward_proj="relu", initializer_factor=1.0, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1)
-QWEN3_BASE = dict(hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-                  head_dim=16, hidden_act="silu", max_position_embeddings=4096, rms_norm_eps=1e-6, attention_bias=False,
-                  attention_dropout=0.0, initializer_range=0.02)
+DECODER_BASE = dict(hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+                    hidden_act="silu", max_position_embeddings=4096, rms_norm_eps=1e-6, attention_dropout=0.0, initializer_range=0.02)
+BASES = {"t5": T5_BASE, "qwen2": DECODER_BASE, "llama": DECODER_BASE | {"attention_bias": False, "mlp_bias": False},
+         "qwen3": DECODER_BASE | {"attention_bias": False, "head_dim": 16}}
+DECODERS = {"qwen2": Qwen2Config, "qwen3": Qwen3Config, "llama": LlamaConfig}
+ARCHITECTURES = {"t5": "T5ForConditionalGeneration", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM"}
+# What 4.x wrote beside the base.
+V4_KEYS = {"t5": {"is_encoder_decoder": True, "n_positions": 512, "output_past": True},
+           "llama": {"bos_token_id": 1, "eos_token_id": 2, "pretraining_tp": 1, "rope_scaling": None},
+           "qwen2": {"bos_token_id": 1, "eos_token_id": 2, "rope_scaling": None, "sliding_window": 4, "use_sliding_window": False,
+                     "max_window_layers": 1}}
+V4_KEYS["qwen3"] = V4_KEYS["qwen2"]
 
 WIDE = [(1, 1), (1, 32), (2, 4), (7, 32), (63, 32), (64, 4), (65, 128), (128, 1), (300, 32), (600, 128)]
 NARROW = [(1, 4), (7, 32), (65, 32), (128, 128), (300, 4)]
@@ -117,6 +126,31 @@ SPECS = [
          {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "tie_word_embeddings": True,
           "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}, "v5", [24, 24, 24], 80, CALM, sids=1200, dtype="bf16", logits=2.0,
          calm=1.6),
+    Spec("qwen2-gqa", "Qwen2 with biases of q, k and v, 4 query and 2 KV heads, tied; rope_parameters (5.x)", "qwen2",
+         {"hidden_size": 40, "intermediate_size": 48, "tie_word_embeddings": True,
+          "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}, "v5", [40, 40, 40], 128, WIDE),
+    Spec("qwen2-linear", "Qwen2 as 4.x wrote it, with lm_head and one KV head a query head; rope_theta at top level, rope_scaling with the old "
+         "`type` linear; a head_dim that is not hidden / heads; sliding_window present but unused; bf16, two shards", "qwen2",
+         {"hidden_size": 32, "intermediate_size": 48, "num_key_value_heads": 4, "head_dim": 12, "rope_theta": 1000000.0,
+          "rope_scaling": {"type": "linear", "factor": 4.0}, "tie_word_embeddings": False}, "v4", [24, 24, 24], 80, NARROW, lm_head=True,
+         dtype="bf16", shards=2, permuted=True),
+    Spec("llama-llama3", "Llama without any bias, 6 query and 2 KV heads, tied; llama3 RoPE in rope_parameters (5.x), its original context "
+         "shorter than the prompts; scored end token", "llama",
+         {"num_attention_heads": 6, "intermediate_size": 56, "tie_word_embeddings": True, "rope_parameters": {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 64}}, "v5", [40, 40, 40], 128, WIDE, manifest={"end": {"tokens": [2], "scored": True}}),
+    Spec("llama-biases", "Llama as 4.x wrote it, without head_dim: attention_bias and mlp_bias, lm_head, llama3 RoPE in rope_scaling with "
+         "`rope_type`; rms_norm_eps 1e-5; f16", "llama",
+         {"hidden_size": 32, "intermediate_size": 40, "attention_bias": True, "mlp_bias": True, "rms_norm_eps": 1e-5, "rope_theta": 500000.0,
+          "rope_scaling": {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                           "original_max_position_embeddings": 32}, "tie_word_embeddings": False}, "v4", [24, 24, 24], 80, NARROW, lm_head=True,
+         dtype="f16", permuted=True),
+    Spec("qwen2-bf16", "bf16 contract, Qwen2: hidden 64, 3 layers, narrower logits, calmer attention; bf16 weights", "qwen2",
+         {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "tie_word_embeddings": True,
+          "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}, "v5", [24, 24, 24], 80, CALM, sids=1200, dtype="bf16", logits=2.0,
+         calm=1.6),
+    Spec("llama-bf16", "bf16 contract, Llama: hidden 64, 3 layers, llama3 RoPE, narrower logits, calmer attention; bf16 weights", "llama",
+         {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "tie_word_embeddings": True, "rope_parameters": {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 64}}, "v5", [24, 24, 24], 80, CALM, sids=1200, dtype="bf16", logits=2.0, calm=1.6),
 ]
 
 
@@ -156,20 +190,13 @@ def catalogue(spec):
 
 def config_json(spec):
     """-> the dict written as config.json"""
-    base = T5_BASE if spec.family == "t5" else QWEN3_BASE
-    keys = base | {"vocab_size": spec.vocab} | spec.config
-    arch = {"t5": "T5ForConditionalGeneration", "qwen3": "Qwen3ForCausalLM"}[spec.family]
-    torch_dtype = str(DTYPES[spec.dtype]).removeprefix("torch.")
+    keys = BASES[spec.family] | {"vocab_size": spec.vocab} | spec.config
+    arch, torch_dtype = ARCHITECTURES[spec.family], str(DTYPES[spec.dtype]).removeprefix("torch.")
     if spec.form == "v5":
-        config = (T5Config if spec.family == "t5" else Qwen3Config)(**keys, architectures=[arch], dtype=torch_dtype)
+        config = (T5Config if spec.family == "t5" else DECODERS[spec.family])(**keys, architectures=[arch], dtype=torch_dtype)
         return json.loads(config.to_json_string())
-    if spec.family == "t5":
-        keys |= {"is_encoder_decoder": True, "n_positions": 512, "output_past": True}
-    else:
-        keys |= {"bos_token_id": 1, "eos_token_id": 2, "rope_scaling": None, "sliding_window": 4, "use_sliding_window": False,
-                 "max_window_layers": 1}
     return {"architectures": [arch], "model_type": spec.family, "torch_dtype": torch_dtype, "transformers_version": "4.51.0",
-            "use_cache": True} | keys
+            "use_cache": True} | V4_KEYS[spec.family] | keys
 
 
 def t5_shapes(spec):
@@ -199,23 +226,31 @@ def t5_shapes(spec):
         yield name, None, None
 
 
-def qwen3_shapes(spec):
-    c = QWEN3_BASE | spec.config
-    d, ff, hd = c["hidden_size"], c["intermediate_size"], c["head_dim"]
-    q, kv = c["num_attention_heads"] * hd, c["num_key_value_heads"] * hd
+def decoder_shapes(spec):
+    c = BASES[spec.family] | spec.config
+    d, ff, heads = c["hidden_size"], c["intermediate_size"], c["num_attention_heads"]
+    hd = c.get("head_dim", d // heads)
+    q, kv = heads * hd, c["num_key_value_heads"] * hd
+    head_norm, qkv_bias = spec.family == "qwen3", spec.family == "qwen2" or c["attention_bias"]
+    sharp = 1.0 if head_norm else 1.6 / spec.calm
+    biased = {"q_proj": qkv_bias, "k_proj": qkv_bias, "v_proj": qkv_bias, "o_proj": c.get("attention_bias", False)}
     yield "model.embed_tokens.weight", (spec.vocab, d), 0.6
     for i in range(c["num_hidden_layers"]):
         p = f"model.layers.{i}"
         yield f"{p}.input_layernorm.weight", (d,), "norm"
-        for name, shape in (("q_proj", (q, d)), ("k_proj", (kv, d)), ("v_proj", (kv, d))):
-            yield f"{p}.self_attn.{name}.weight", shape, d ** -0.5
-        yield f"{p}.self_attn.o_proj.weight", (d, q), 1.5 / spec.calm * q ** -0.5
-        yield f"{p}.self_attn.q_norm.weight", (hd,), "sharp"
-        yield f"{p}.self_attn.k_norm.weight", (hd,), "sharp"
+        for name, shape, scale in (("q_proj", (q, d), sharp * d ** -0.5), ("k_proj", (kv, d), sharp * d ** -0.5),
+                                   ("v_proj", (kv, d), d ** -0.5), ("o_proj", (d, q), 1.5 / spec.calm * q ** -0.5)):
+            yield f"{p}.self_attn.{name}.weight", shape, scale
+            if biased[name]:
+                yield f"{p}.self_attn.{name}.bias", shape[:1], 0.5
+        if head_norm:
+            yield f"{p}.self_attn.q_norm.weight", (hd,), "sharp"
+            yield f"{p}.self_attn.k_norm.weight", (hd,), "sharp"
         yield f"{p}.post_attention_layernorm.weight", (d,), "norm"
-        yield f"{p}.mlp.gate_proj.weight", (ff, d), d ** -0.5
-        yield f"{p}.mlp.up_proj.weight", (ff, d), d ** -0.5
-        yield f"{p}.mlp.down_proj.weight", (d, ff), ff ** -0.5
+        for name, shape in (("gate_proj", (ff, d)), ("up_proj", (ff, d)), ("down_proj", (d, ff))):
+            yield f"{p}.mlp.{name}.weight", shape, shape[1] ** -0.5
+            if c.get("mlp_bias", False):
+                yield f"{p}.mlp.{name}.bias", shape[:1], 0.5
     yield "model.norm.weight", (d,), "head"
     if spec.lm_head:
         yield "lm_head.weight", (spec.vocab, d), 0.6
@@ -223,10 +258,10 @@ def qwen3_shapes(spec):
 
 def weights(spec, scaled):
     """-> {tensor name: tensor}. `scaled`: the engine multiplies by d_model^-0.5 before the head."""
-    d = (T5_BASE | QWEN3_BASE | spec.config)["d_model" if spec.family == "t5" else "hidden_size"]
+    d = (BASES[spec.family] | spec.config)["d_model" if spec.family == "t5" else "hidden_size"]
     means = {"norm": 1.0, "sharp": 1.6 / spec.calm, "head": spec.logits / 0.6 if scaled else spec.logits / (0.6 * d ** 0.5)}
     out = {}
-    for name, shape, scale in (t5_shapes if spec.family == "t5" else qwen3_shapes)(spec):
+    for name, shape, scale in (t5_shapes if spec.family == "t5" else decoder_shapes)(spec):
         if shape is None:
             if name.endswith("embed_tokens.weight"):
                 out[name] = out["shared.weight"].clone()

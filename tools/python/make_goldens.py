@@ -43,7 +43,7 @@ import warnings
 import numpy as np
 import torch
 from safetensors import safe_open
-from transformers import Qwen3ForCausalLM, T5ForConditionalGeneration
+from transformers import LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, T5ForConditionalGeneration
 from transformers.utils import logging
 
 import activations
@@ -58,7 +58,7 @@ AGREE = 2e-5
 
 def load(spec, folder):
     """The model as HF itself loads the finished directory; weights of every dtype are computed in f32."""
-    cls = {"t5": T5ForConditionalGeneration, "qwen3": Qwen3ForCausalLM}[spec.family]
+    cls = {"t5": T5ForConditionalGeneration, "qwen2": Qwen2ForCausalLM, "qwen3": Qwen3ForCausalLM, "llama": LlamaForCausalLM}[spec.family]
     model, info = cls.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     assert not info["missing_keys"] and not info["mismatched_keys"], info
     head, table = model.get_output_embeddings().weight, model.get_input_embeddings().weight
