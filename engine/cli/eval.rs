@@ -1,4 +1,4 @@
-//! `sidereal eval`: ranking quality, legality and speed of an export over held-out users.
+//! `sidereal eval`: ranking quality, legality and speed of an export over held-out users, or perplexity over texts.
 
 use std::convert::Infallible;
 use std::path::PathBuf;
@@ -11,22 +11,29 @@ use crate::cli::metrics::Speed;
 use crate::cli::options::EngineArgs;
 use crate::cli::style::{self, Style};
 use crate::cli::summary::{Asked, Summary};
-use crate::cli::{Failure, window};
+use crate::cli::{Failure, perplexity, window};
 use crate::request::{History, ItemRefs, Request};
 use crate::schedule::Engine;
 
-/// Measure an export over held-out users: HR@K, NDCG@K, legality, latency
+/// Measure an export over held-out users: HR@K, NDCG@K, legality, latency; or perplexity over texts
 ///
 /// Histories are JSON lines {"user":"17","items":[oldest,..,newest],"target":123}, or "keys" and a string target. Ranks
 /// are of items: results in order, the items of a semantic ID in weight order. Exits with 1 if anything illegal is
 /// recommended or a request is refused.
+///
+/// With --perplexity, texts are JSON lines {"tokens":[..]} with all tokens a model expects (a BOS too); every token but a
+/// text's first is scored by a decoder-only model. Any Hugging Face directory will do: no manifest is read.
 #[derive(Debug, Args)]
 pub struct EvalArgs {
-    /// Export directory
+    /// Export directory; with --perplexity, any Hugging Face directory
     pub export: PathBuf,
     /// File of histories and targets
-    #[arg(long, value_name = "FILE")]
-    pub histories: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "perplexity")]
+    pub histories: Option<PathBuf>,
+    /// File of texts: measure how well the model predicts them, and nothing else
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["histories", "beams", "top", "limit", "deny_history",
+        "concurrency", "popularity", "catalog"])]
+    pub perplexity: Option<PathBuf>,
     /// Beam width
     #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub beams: u32,
@@ -55,13 +62,17 @@ pub struct EvalArgs {
 
 /// Runs the command.
 pub fn run(args: &EvalArgs) -> Result<(), Failure> {
+    if let Some(texts) = &args.perplexity {
+        return perplexity::run(&args.export, texts, &args.engine.device, args.json);
+    }
+    let histories = args.histories.as_deref().expect("one of two flags is there: the parser requires it");
     if args.top > args.beams {
         return Err(Failure::usage(format!("--top {} is more than --beams {}", args.top, args.beams)));
     }
     let popularity = args.popularity.as_deref().map(read_popularity).transpose()?;
     let width = usize::from(args.concurrency);
     let engine = Engine::start(&args.engine.offline(&args.export, width))?;
-    let users = read_users(&args.histories, engine.catalog(), args.limit)?;
+    let users = read_users(histories, engine.catalog(), args.limit)?;
     let mut measure = Measure::new(engine.catalog(), popularity.as_deref(), args.deny_history);
     let bar = style::progress(users.len(), "users");
     let began = Instant::now();

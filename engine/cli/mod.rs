@@ -14,6 +14,7 @@ mod logging;
 mod measure;
 mod metrics;
 mod options;
+mod perplexity;
 mod recommend;
 mod requests;
 mod serve;

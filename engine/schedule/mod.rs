@@ -14,6 +14,7 @@ mod limits;
 mod load;
 mod resolve;
 mod stats;
+mod teacher;
 mod ticket;
 
 pub(crate) use blueprint::Blueprint;
@@ -21,6 +22,7 @@ pub(crate) use core::Hardware;
 pub use engine::{Engine, EngineConfig};
 pub use limits::Limits;
 pub use load::{DeviceChoice, DeviceKind, LoadError, open_catalog};
+pub use teacher::Teacher;
 pub use ticket::Done;
 
 use crate::request::Provenance;
