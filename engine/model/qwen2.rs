@@ -9,9 +9,10 @@ use crate::model::{Capacity, Description, Family, Model, ModelError};
 pub const FAMILY: Family = Family { model_type: "qwen2", describe, load };
 
 fn config(checkpoint: &Checkpoint) -> Result<Config, ModelError> {
-    decoder::refuse_sliding_window(checkpoint)?;
     let biases = Biases { qkv: true, ..Biases::default() };
-    Config::read(checkpoint, Traits { family: "qwen2", max_positions: 32_768, head_norm: false, biases })
+    let config = Config::read(checkpoint, Traits { family: "qwen2", max_positions: 32_768, head_norm: false, biases })?;
+    decoder::refuse_sliding_window(checkpoint)?;
+    Ok(config)
 }
 
 fn describe(checkpoint: &Checkpoint) -> Result<Description, ModelError> {

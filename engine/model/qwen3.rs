@@ -9,10 +9,11 @@ use crate::model::{Capacity, Description, Family, Model, ModelError};
 pub const FAMILY: Family = Family { model_type: "qwen3", describe, load };
 
 fn config(checkpoint: &Checkpoint) -> Result<Config, ModelError> {
-    decoder::refuse_sliding_window(checkpoint)?;
     let attention = checkpoint.config().flag_or("attention_bias", false)?;
     let biases = Biases { qkv: attention, output: attention, feed_forward: false };
-    Config::read(checkpoint, Traits { family: "qwen3", max_positions: 32_768, head_norm: true, biases })
+    let config = Config::read(checkpoint, Traits { family: "qwen3", max_positions: 32_768, head_norm: true, biases })?;
+    decoder::refuse_sliding_window(checkpoint)?;
+    Ok(config)
 }
 
 fn describe(checkpoint: &Checkpoint) -> Result<Description, ModelError> {

@@ -28,9 +28,7 @@ pub struct Teacher {
     lane: TokenLane,
     lanes: CohortLanes,
     head: Head,
-    /// Every token that follows another one, sorted: the columns of `logits`.
-    targets: Vec<u32>,
-    logits: Tensor,  // f32 [ROWS, targets]
+    logits: Tensor,  // f32 [ROWS, vocabulary]
     lognorm: Tensor, // f32 [ROWS, 1]
     texts: Vec<Vec<u32>>,
 }
@@ -47,9 +45,6 @@ impl Teacher {
         let description = (family.describe)(&checkpoint)?;
         description.expect_tensors(&checkpoint)?;
         let longest = check(checkpoint.model_type(), &description, &texts)?;
-        let mut targets: Vec<u32> = texts.iter().flat_map(|text| &text[1..]).copied().collect();
-        targets.sort_unstable();
-        targets.dedup();
 
         let mut device = choice.clone().open()?;
         let page_tokens = Limits::default().page_tokens;
@@ -72,16 +67,18 @@ impl Teacher {
         let cohort = device.cohort_lane(CohortPlan { rows: ROWS, steps: 1, requests: ROWS, banned_nodes: 0 })?;
         let prefix = device.token_lane(1, Queue::Search)?;
         let matrix = checkpoint.weights().tensor(&description.head)?;
-        let level_tokens = vec![targets.clone()];
+        // All tokens are the codes of one level: a head whose order of summation depended on the texts would give a text other
+        // bits in other company.
+        let vocabulary = description.vocabulary;
+        let level_tokens = vec![(0..vocabulary as u32).collect()];
         Ok(Teacher {
             head: device.head_weight(&HeadSource { matrix, level_tokens, whole_vocabulary: true })?,
-            logits: device.buffer(ROWS, targets.len(), Dtype::F32)?,
+            logits: device.buffer(ROWS, vocabulary, Dtype::F32)?,
             lognorm: device.buffer(ROWS, 1, Dtype::F32)?,
             lanes: CohortLanes { index: 0, cohort, prefix },
             device,
             model,
             lane,
-            targets,
             texts,
         })
     }
@@ -110,9 +107,8 @@ impl Teacher {
             let logits = self.device.read_buffer(self.logits, rows)?;
             let lognorm = self.device.read_buffer(self.lognorm, rows)?;
             let nexts = &self.texts[index][first + 1..][..rows];
-            for ((logits, lognorm), next) in logits.chunks(self.targets.len()).zip(lognorm).zip(nexts) {
-                let column = self.targets.binary_search(next).expect("every next token is a target");
-                log_probs.push(logits[column] - lognorm);
+            for ((logits, lognorm), next) in logits.chunks(self.logits.cols).zip(lognorm).zip(nexts) {
+                log_probs.push(logits[*next as usize] - lognorm);
             }
         }
         Ok(log_probs)
@@ -133,7 +129,7 @@ impl Teacher {
         (0..self.model.prefill_stages()).try_for_each(|stage| self.model.prefill(device, self.lane, stage))
     }
 
-    /// Computes the logits of the targets and the log-normaliser behind each row of the last batch.
+    /// Computes the logits and the log-normaliser behind each row of the last batch.
     fn score(&mut self, rows: usize) -> Result<(), DeviceError> {
         let device = self.device.as_mut();
         let request = |row: u32| CohortRequest { slot: row, beams: 1, first_row: row, banned_nodes: Vec::new() };
