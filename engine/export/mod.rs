@@ -101,6 +101,6 @@ impl Export {
 
     /// `golden/activations.safetensors`; `None` if there is no such file.
     pub fn activations(&self) -> Result<Option<Activations>, ExportError> {
-        Activations::open(&self.dir)
+        Activations::open(self.dir())
     }
 }

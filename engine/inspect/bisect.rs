@@ -3,7 +3,7 @@
 use super::matrix::{Matrix, TOLERANCE};
 use super::suspects::{self, Product};
 use super::tracer::{Attended, Event};
-use crate::device::Epilogue;
+use crate::device::{Epilogue, LinearSource};
 use crate::export::{Activations, Export, ExportError, TensorView};
 
 /// How a prompt came out beside the recorded activations.
@@ -75,8 +75,8 @@ impl Walk<'_> {
                         suspects::norm(weights, weight, *eps, (x, expected))
                     })?;
                 }
-                Event::Linear { parts, epilogue, x, out } => {
-                    self.linear((parts, *epilogue), (x, out), &events[..at])?
+                Event::Linear { source, epilogue, x, out } => {
+                    self.linear((source, *epilogue), (x, out), &events[..at])?
                 }
                 Event::Logits { level, x, logits, .. } => self.logits(*level, x, logits)?,
                 // Its output is the next product's input, and recorded there.
@@ -135,19 +135,19 @@ impl Walk<'_> {
 
     fn linear(
         &mut self,
-        (parts, epilogue): (&[TensorView], Epilogue),
+        (source, epilogue): (&LinearSource, Epilogue),
         (x, out): (&Matrix, &Matrix),
         before: &[Event],
     ) -> Result<(), ExportError> {
-        self.input(&parts[0], x, before)?;
+        self.input(&source.parts[0], x, before)?;
         let weights = self.export.weights();
         let head_dim = self.head_dim;
         let mut first = 0;
-        for part in parts {
+        for (at, part) in source.parts.iter().enumerate() {
             // What comes out of an activation is the next product's input; its own products are computed again.
             let got = match epilogue {
                 Epilogue::Store | Epilogue::Residual => out.columns(first..first + part.rows()),
-                Epilogue::Activate(_) | Epilogue::Gate(_) => x.times(part),
+                Epilogue::Activate(_) | Epilogue::Gate(_) => product(source, at, x),
             };
             first += part.rows();
             self.check(part, "out", "linear", &got, |expected| {
@@ -180,9 +180,9 @@ impl Walk<'_> {
                 self.check(weight, "in", "attention", x, |expected| suspects::attention(attended, expected, &biases))
             }
             Some(Event::Linear {
-                parts, epilogue: Epilogue::Gate(act) | Epilogue::Activate(act), x: input, ..
+                source, epilogue: Epilogue::Gate(act) | Epilogue::Activate(act), x: input, ..
             }) => {
-                let (gate, up) = (input.times(&parts[0]), parts.get(1).map(|up| input.times(up)));
+                let (gate, up) = (product(source, 0, input), source.gated.then(|| product(source, 1, input)));
                 self.check(weight, "in", "activation", x, |expected| {
                     suspects::activation(*act, &gate, up.as_ref(), expected)
                 })
@@ -243,4 +243,16 @@ impl Walk<'_> {
         }
         Ok(())
     }
+}
+
+/// Part `at` of a weight times `x`, and its bias.
+fn product(source: &LinearSource, at: usize, x: &Matrix) -> Matrix {
+    let mut out = x.times(&source.parts[at]);
+    if let Some(bias) = source.biases.get(at) {
+        let bias = bias.to_f32();
+        for row in out.values.chunks_exact_mut(out.cols) {
+            row.iter_mut().zip(&bias).for_each(|(value, bias)| *value += bias);
+        }
+    }
+    out
 }

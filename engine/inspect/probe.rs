@@ -24,8 +24,8 @@ impl Probe {
     /// # Errors
     /// As starting an engine.
     pub fn open(export: &Arc<Export>, means: Means<'_>, longest: usize) -> Result<Probe, LoadError> {
-        let family = model::family(export)?;
-        let description = (family.describe)(export)?;
+        let family = model::family(export.checkpoint())?;
+        let description = (family.describe)(export.checkpoint())?;
         let manifest = export.manifest();
         let decoder_prefix = manifest.decoder_prefix().unwrap_or_default().to_vec();
         let limits = Limits {

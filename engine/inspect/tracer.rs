@@ -22,7 +22,7 @@ use crate::export::TensorView;
 pub(super) enum Event {
     Embed { table: TensorView, tokens: Vec<u32>, out: Matrix },
     Norm { weight: TensorView, eps: f32, x: Matrix, out: Matrix },
-    Linear { parts: Vec<TensorView>, epilogue: Epilogue, x: Matrix, out: Matrix },
+    Linear { source: LinearSource, epilogue: Epilogue, x: Matrix, out: Matrix },
     Attention(Box<Attended>),
     Logits { level: usize, x: Matrix, logits: Matrix, lognorm: f32 },
 }
@@ -282,8 +282,8 @@ impl Device for Tracer {
         self.inner.linear(args)?;
         let after = self.read(args.out, live)?;
         let out = before.map_or_else(|| after.clone(), |before| after.minus(&before));
-        let parts = self.linears[&args.weight].parts.clone();
-        self.keep(Event::Linear { parts, epilogue: args.epilogue, x, out });
+        let source = self.linears[&args.weight].clone();
+        self.keep(Event::Linear { source, epilogue: args.epilogue, x, out });
         Ok(())
     }
 
