@@ -33,6 +33,7 @@
 #include "beam_key.cuh"
 #include "beam_state.cuh"
 #include "block_sort.cuh"
+#include "legal.cuh"
 #include "params.h"
 #include "ptx.h"
 #include "threshold.cuh"
@@ -65,52 +66,10 @@ DEVICE uint32_t child_score(const ExpandParams& p, const Parent& parent, uint32_
     return ordered_score(parent.score + (logit - parent.lognorm));
 }
 
-// How many of `count` sorted numbers are less than `value`; the lanes of a warp ask 32 of them at a time.
-DEVICE uint32_t warp_lower_bound(const uint32_t* sorted, uint32_t count, uint32_t value) {
-    const uint32_t lane = threadIdx.x & 31;
-    uint32_t start = 0;
-    while (count > 0) {
-        const uint32_t step = (count + 31) / 32, at = lane * step;
-        const uint32_t less = __popc(__ballot_sync(FULL_WARP, at < count && __ldg(sorted + start + at) < value));
-        if (less == 0) break;
-        const uint32_t passed = (less - 1) * step + 1;
-        start += passed;
-        count = min(count - passed, step - 1);
-    }
-    return start;
-}
-
-// Banned nodes that lie among a beam's children.
-struct Banned {
-    const uint32_t* nodes;
-    uint32_t count;
-};
-
-DEVICE bool is_banned(const Banned& banned, uint32_t node) {
-    uint32_t low = 0, high = banned.count;
-    while (low < high) {
-        const uint32_t middle = (low + high) / 2;
-        if (__ldg(banned.nodes + middle) < node) {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
-    }
-    return low < banned.count && __ldg(banned.nodes + low) == node;
-}
-
-DEVICE Banned banned_among(const ExpandParams& p, uint32_t request, uint32_t first, uint32_t children) {
-    const uint32_t* ends = pointer<const uint32_t>(p.ban_ends) + request * (MAX_LEVELS + 1) + p.level;
-    const uint32_t* nodes = pointer<const uint32_t>(p.ban_nodes) + ends[0];
-    const uint32_t count = ends[1] - ends[0];
-    const uint32_t start = warp_lower_bound(nodes, count, first);
-    return Banned{nodes + start, warp_lower_bound(nodes + start, count - start, first + children)};
-}
-
 // One beam as expand_scan looks at it.
 struct Scanned {
     Parent parent;
-    Banned banned;
+    Legal legal;
     uint32_t request;
     uint32_t row;
     uint32_t rank;
@@ -131,10 +90,11 @@ DEVICE uint32_t scan_run(const ExpandParams& p, const Scanned& beam, uint32_t ru
             const uint32_t score = child_score(p, beam.parent, logits_row, min(place, children - 1));
             scores[i] = place < children ? score : 0;
         }
-        if (beam.banned.count > 0) {
+        if (restricts(beam.legal)) {
 #pragma unroll
             for (int i = 0; i < SCAN_UNROLL; i++) {
-                if (is_banned(beam.banned, beam.parent.first + start + i * EXPAND_GROUP)) scores[i] = 0;
+                const uint32_t place = min(start + i * EXPAND_GROUP, children - 1);
+                if (!is_legal(beam.legal, beam.parent.first + place)) scores[i] = 0;
             }
         }
 #pragma unroll
@@ -157,7 +117,8 @@ KERNEL(SCAN_THREADS) expand_scan(const __grid_constant__ ExpandParams p) {
     Scanned beam;
     beam.request = p.level == 0 ? blockIdx.x : pointer<const uint32_t>(p.row_request)[blockIdx.x];
     if (beam.request == ~0u) return;
-    const uint32_t first_row = pointer<const RequestEntry>(p.requests)[beam.request].first_row;
+    const RequestEntry request = pointer<const RequestEntry>(p.requests)[beam.request];
+    const uint32_t first_row = request.first_row;
     beam.rank = p.level == 0 ? 0 : blockIdx.x - first_row;
     beam.row = first_row + beam.rank;
     if (beam.rank >= pointer<const uint32_t>(p.now.live)[beam.request]) return;
@@ -177,7 +138,7 @@ KERNEL(SCAN_THREADS) expand_scan(const __grid_constant__ ExpandParams p) {
     const size_t lognorm_row = p.level == 0 ? beam.request : beam.row;
     const float lognorm = pointer<const float>(p.lognorm)[lognorm_row * p.lognorm_stride];
     beam.parent = Parent{score, lognorm, first, children};
-    beam.banned = banned_among(p, beam.request, first, children);
+    beam.legal = legal_among(p.legal, beam.request, request.mask, first, children);
     uint2 group;
     const uint32_t best = scan_run(p, beam, run, group);
     const uint32_t at = run * EXPAND_RUN_GROUPS + lane;

@@ -272,6 +272,7 @@ impl<'a> Rig<'a> {
             beams: wish.beams,
             first_row,
             banned_nodes: vec![(wish.first_codes..FIRST_CODES).collect()],
+            mask: None,
         };
         let requests = (0..).zip(case.wishes.iter().zip(case.first_rows())).map(request).collect();
         self.device.write_cohort(self.lane, &Cohort { requests }).unwrap();

@@ -56,7 +56,7 @@ impl<D: Device> Rig<D> {
     /// Logits of `columns` columns and the log-normaliser of rows `first ..`; rows behind them hold NaN and must stay dead.
     fn run(&mut self, (first, rows, columns): (usize, usize, usize), question: Question) -> (Vec<f32>, Vec<f32>) {
         let Rig { room, lane, head, x: input, logits, lognorm, .. } = *self;
-        let request = |row, beams| CohortRequest { slot: 0, beams, first_row: row, banned_nodes: Vec::new() };
+        let request = |row, beams| CohortRequest { slot: 0, beams, first_row: row, ..CohortRequest::default() };
         let requests = match question.is_beams {
             true => vec![request(0, rows as u32)],
             false => (0..rows as u32).map(|row| request(row, 1)).collect(),

@@ -5,13 +5,15 @@
 //! its parent, `ancestors[r][s]` is r itself. No KV moves.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::Isa;
 use super::lanes::{BeamRows, CohortState, RequestState};
+use super::legal::Legal;
 use super::pool::Pool;
 use super::select::{Candidates, Expansion, Parent, child_node};
 use super::store::Parts;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, NodeMask};
 use crate::device::DeviceError;
 
 /// Logits and log-normalisers as a step reads them.
@@ -35,6 +37,8 @@ pub(super) struct Step<'a> {
     pub(super) pool: &'a Pool,
     /// Its trie is read where it is mapped.
     pub(super) catalog: &'a Catalog,
+    /// By mask slot.
+    pub(super) masks: &'a [Arc<NodeMask>],
     /// Token of each code of the level.
     pub(super) tokens: &'a [u32],
     pub(super) level: usize,
@@ -90,9 +94,10 @@ pub(super) fn expand_select(
 
 fn select(step: &Step, cohort: &CohortState, index: usize, candidates: &mut Candidates) {
     let request = &cohort.requests[index];
+    let mask = request.mask.map(|slot| step.masks[slot as usize].level(step.level));
     let expansion = Expansion {
         codes: step.catalog.level_codes(step.level),
-        banned: cohort.banned(index, step.level),
+        legal: Legal { mask, banned: cohort.banned(index, step.level) },
         beams: request.beams as usize,
         isa: step.isa,
     };

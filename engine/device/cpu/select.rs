@@ -10,14 +10,15 @@
 
 use std::ops::Range;
 
+use super::legal::Legal;
 use super::{Isa, reduce};
 
 /// What one request's selection reads.
 pub(super) struct Expansion<'a> {
     /// Code of each node of the level: `[nodes]`.
     pub(super) codes: &'a [u16],
-    /// Banned nodes of the level, sorted.
-    pub(super) banned: &'a [u32],
+    /// Which nodes of the level may be candidates.
+    pub(super) legal: Legal<'a>,
     /// Beams to keep.
     pub(super) beams: usize,
     pub(super) isa: Isa,
@@ -63,7 +64,7 @@ impl Candidates {
             if threshold > 0 && cannot_pass(expansion, &parent, threshold) {
                 continue;
             }
-            for run in legal_runs(parent.children.clone(), expansion.banned) {
+            for run in expansion.legal.runs(parent.children.clone()) {
                 for &code in &expansion.codes[run.start as usize..run.end as usize] {
                     let score = parent.score + (parent.logits[usize::from(code)] - parent.lognorm);
                     let key = key(score, rank, code);
@@ -127,19 +128,6 @@ fn score_of(key: u64) -> f32 {
     let ordered = (key >> 32) as u32;
     let bits = if ordered >> 31 == 1 { ordered ^ 0x8000_0000 } else { !ordered };
     f32::from_bits(bits)
-}
-
-/// The parts of `children` between banned nodes.
-fn legal_runs(children: Range<u32>, banned: &[u32]) -> impl Iterator<Item = Range<u32>> {
-    let from = banned.partition_point(|&node| node < children.start);
-    let mut banned = banned[from..].iter().copied().take_while(move |&node| node < children.end);
-    let mut next = Some(children.start);
-    std::iter::from_fn(move || {
-        let start = next?;
-        let end = banned.next();
-        next = end.map(|node| node + 1);
-        Some(start..end.unwrap_or(children.end).max(start))
-    })
 }
 
 /// The node of `code` among `children`.

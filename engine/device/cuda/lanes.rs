@@ -273,9 +273,9 @@ impl Cohorts {
         })
     }
 
-    /// Enqueues a cohort's descriptor. The beam state is reset by a kernel that the device launches behind it.
-    pub(super) fn write(&mut self, cohort: &Cohort, slots: &Slots) -> Result<(), DeviceError> {
-        cohort.check(&self.plan, slots.count())?;
+    /// Enqueues a cohort's descriptor over `slots` and `masks` mask slots. The beam state is reset by a kernel that the device launches behind it.
+    pub(super) fn write(&mut self, cohort: &Cohort, slots: &Slots, masks: usize) -> Result<(), DeviceError> {
+        cohort.check(&self.plan, (slots.count(), masks))?;
         let CohortPlan { rows: row_capacity, requests: request_capacity, .. } = self.plan;
         let end = cohort.requests.last().map_or(0, |request| request.first_row + request.beams) as usize;
         let offsets = &self.offsets;
@@ -285,7 +285,7 @@ impl Cohorts {
             words[offsets.row_request..][..end].fill(u32::MAX);
             let mut ban = 0;
             for (index, request) in cohort.requests.iter().enumerate() {
-                let entry = [request.slot, request.beams, request.first_row, 0];
+                let entry = [request.slot, request.beams, request.first_row, request.mask.map_or(0, |slot| slot + 1)];
                 words[offsets.requests + 4 * index..][..4].copy_from_slice(&entry);
                 words[offsets.row_request + request.first_row as usize..][..request.beams as usize].fill(index as u32);
                 let ends = offsets.ban_ends + index * (MAX_LEVELS + 1);

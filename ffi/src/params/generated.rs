@@ -118,7 +118,8 @@ pub struct RequestEntry {
     pub beams: u32,
     #[doc = " its rows are first\\_row .. first\\_row + beams"]
     pub first_row: u32,
-    pub reserved: u32,
+    #[doc = " 1 + its mask slot; 0: it has none, and every node of the trie is allowed"]
+    pub mask: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -127,7 +128,7 @@ const _: () = {
     ["Offset of field: RequestEntry::slot"][::core::mem::offset_of!(RequestEntry, slot) - 0usize];
     ["Offset of field: RequestEntry::beams"][::core::mem::offset_of!(RequestEntry, beams) - 4usize];
     ["Offset of field: RequestEntry::first_row"][::core::mem::offset_of!(RequestEntry, first_row) - 8usize];
-    ["Offset of field: RequestEntry::reserved"][::core::mem::offset_of!(RequestEntry, reserved) - 12usize];
+    ["Offset of field: RequestEntry::mask"][::core::mem::offset_of!(RequestEntry, mask) - 12usize];
 };
 #[doc = " A block of query rows that belong to one slot and stand one after another."]
 #[repr(C)]
@@ -354,6 +355,30 @@ const _: () = {
     ["Offset of field: EmbedParams::out_stride"][::core::mem::offset_of!(EmbedParams, out_stride) - 40usize];
     ["Offset of field: EmbedParams::reserved"][::core::mem::offset_of!(EmbedParams, reserved) - 44usize];
 };
+#[doc = " At one level."]
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct Legality {
+    #[doc = " u32\\[requests\\]\\[MAX\\_LEVELS + 1\\]"]
+    pub ban_ends: u64,
+    #[doc = " u32\\[\\] sorted within a request's level"]
+    pub ban_nodes: u64,
+    #[doc = " u32\\[mask slots\\]\\[mask\\_stride\\]: a bit a node of the level"]
+    pub masks: u64,
+    #[doc = " words between slots"]
+    pub mask_stride: u32,
+    pub level: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of Legality"][::core::mem::size_of::<Legality>() - 32usize];
+    ["Alignment of Legality"][::core::mem::align_of::<Legality>() - 8usize];
+    ["Offset of field: Legality::ban_ends"][::core::mem::offset_of!(Legality, ban_ends) - 0usize];
+    ["Offset of field: Legality::ban_nodes"][::core::mem::offset_of!(Legality, ban_nodes) - 8usize];
+    ["Offset of field: Legality::masks"][::core::mem::offset_of!(Legality, masks) - 16usize];
+    ["Offset of field: Legality::mask_stride"][::core::mem::offset_of!(Legality, mask_stride) - 24usize];
+    ["Offset of field: Legality::level"][::core::mem::offset_of!(Legality, level) - 28usize];
+};
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct ExpandParams {
@@ -367,10 +392,8 @@ pub struct ExpandParams {
     pub row_request: u64,
     #[doc = " u32\\[4\\]: requests, end of the last row"]
     pub counts: u64,
-    #[doc = " u32\\[requests\\]\\[MAX\\_LEVELS + 1\\]"]
-    pub ban_ends: u64,
-    #[doc = " u32\\[\\] sorted within a request's level"]
-    pub ban_nodes: u64,
+    #[doc = " which children are candidates"]
+    pub legal: Legality,
     #[doc = " u16\\[nodes of the level\\]"]
     pub codes: u64,
     #[doc = " u32\\[nodes of the level above + 1\\]; level 0: of the root"]
@@ -407,33 +430,32 @@ pub struct ExpandParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of ExpandParams"][::core::mem::size_of::<ExpandParams>() - 240usize];
+    ["Size of ExpandParams"][::core::mem::size_of::<ExpandParams>() - 256usize];
     ["Alignment of ExpandParams"][::core::mem::align_of::<ExpandParams>() - 8usize];
     ["Offset of field: ExpandParams::now"][::core::mem::offset_of!(ExpandParams, now) - 0usize];
     ["Offset of field: ExpandParams::next"][::core::mem::offset_of!(ExpandParams, next) - 40usize];
     ["Offset of field: ExpandParams::requests"][::core::mem::offset_of!(ExpandParams, requests) - 80usize];
     ["Offset of field: ExpandParams::row_request"][::core::mem::offset_of!(ExpandParams, row_request) - 88usize];
     ["Offset of field: ExpandParams::counts"][::core::mem::offset_of!(ExpandParams, counts) - 96usize];
-    ["Offset of field: ExpandParams::ban_ends"][::core::mem::offset_of!(ExpandParams, ban_ends) - 104usize];
-    ["Offset of field: ExpandParams::ban_nodes"][::core::mem::offset_of!(ExpandParams, ban_nodes) - 112usize];
-    ["Offset of field: ExpandParams::codes"][::core::mem::offset_of!(ExpandParams, codes) - 120usize];
-    ["Offset of field: ExpandParams::first_child"][::core::mem::offset_of!(ExpandParams, first_child) - 128usize];
-    ["Offset of field: ExpandParams::tokens"][::core::mem::offset_of!(ExpandParams, tokens) - 136usize];
-    ["Offset of field: ExpandParams::logits"][::core::mem::offset_of!(ExpandParams, logits) - 144usize];
-    ["Offset of field: ExpandParams::lognorm"][::core::mem::offset_of!(ExpandParams, lognorm) - 152usize];
-    ["Offset of field: ExpandParams::parents"][::core::mem::offset_of!(ExpandParams, parents) - 160usize];
-    ["Offset of field: ExpandParams::groups"][::core::mem::offset_of!(ExpandParams, groups) - 168usize];
-    ["Offset of field: ExpandParams::run_keys"][::core::mem::offset_of!(ExpandParams, run_keys) - 176usize];
-    ["Offset of field: ExpandParams::run_counts"][::core::mem::offset_of!(ExpandParams, run_counts) - 184usize];
-    ["Offset of field: ExpandParams::listed"][::core::mem::offset_of!(ExpandParams, listed) - 192usize];
-    ["Offset of field: ExpandParams::candidates"][::core::mem::offset_of!(ExpandParams, candidates) - 200usize];
-    ["Offset of field: ExpandParams::order"][::core::mem::offset_of!(ExpandParams, order) - 208usize];
-    ["Offset of field: ExpandParams::group_stride"][::core::mem::offset_of!(ExpandParams, group_stride) - 216usize];
-    ["Offset of field: ExpandParams::run_stride"][::core::mem::offset_of!(ExpandParams, run_stride) - 220usize];
-    ["Offset of field: ExpandParams::logits_stride"][::core::mem::offset_of!(ExpandParams, logits_stride) - 224usize];
-    ["Offset of field: ExpandParams::lognorm_stride"][::core::mem::offset_of!(ExpandParams, lognorm_stride) - 228usize];
-    ["Offset of field: ExpandParams::level"][::core::mem::offset_of!(ExpandParams, level) - 232usize];
-    ["Offset of field: ExpandParams::rows"][::core::mem::offset_of!(ExpandParams, rows) - 236usize];
+    ["Offset of field: ExpandParams::legal"][::core::mem::offset_of!(ExpandParams, legal) - 104usize];
+    ["Offset of field: ExpandParams::codes"][::core::mem::offset_of!(ExpandParams, codes) - 136usize];
+    ["Offset of field: ExpandParams::first_child"][::core::mem::offset_of!(ExpandParams, first_child) - 144usize];
+    ["Offset of field: ExpandParams::tokens"][::core::mem::offset_of!(ExpandParams, tokens) - 152usize];
+    ["Offset of field: ExpandParams::logits"][::core::mem::offset_of!(ExpandParams, logits) - 160usize];
+    ["Offset of field: ExpandParams::lognorm"][::core::mem::offset_of!(ExpandParams, lognorm) - 168usize];
+    ["Offset of field: ExpandParams::parents"][::core::mem::offset_of!(ExpandParams, parents) - 176usize];
+    ["Offset of field: ExpandParams::groups"][::core::mem::offset_of!(ExpandParams, groups) - 184usize];
+    ["Offset of field: ExpandParams::run_keys"][::core::mem::offset_of!(ExpandParams, run_keys) - 192usize];
+    ["Offset of field: ExpandParams::run_counts"][::core::mem::offset_of!(ExpandParams, run_counts) - 200usize];
+    ["Offset of field: ExpandParams::listed"][::core::mem::offset_of!(ExpandParams, listed) - 208usize];
+    ["Offset of field: ExpandParams::candidates"][::core::mem::offset_of!(ExpandParams, candidates) - 216usize];
+    ["Offset of field: ExpandParams::order"][::core::mem::offset_of!(ExpandParams, order) - 224usize];
+    ["Offset of field: ExpandParams::group_stride"][::core::mem::offset_of!(ExpandParams, group_stride) - 232usize];
+    ["Offset of field: ExpandParams::run_stride"][::core::mem::offset_of!(ExpandParams, run_stride) - 236usize];
+    ["Offset of field: ExpandParams::logits_stride"][::core::mem::offset_of!(ExpandParams, logits_stride) - 240usize];
+    ["Offset of field: ExpandParams::lognorm_stride"][::core::mem::offset_of!(ExpandParams, lognorm_stride) - 244usize];
+    ["Offset of field: ExpandParams::level"][::core::mem::offset_of!(ExpandParams, level) - 248usize];
+    ["Offset of field: ExpandParams::rows"][::core::mem::offset_of!(ExpandParams, rows) - 252usize];
 };
 #[doc = " x W^T of the rows that live now."]
 #[repr(C)]

@@ -45,7 +45,7 @@ typedef struct RequestEntry {
     uint32_t slot;
     uint32_t beams;     /* beam width */
     uint32_t first_row; /* its rows are first_row .. first_row + beams */
-    uint32_t reserved;
+    uint32_t mask;      /* 1 + its mask slot; 0: it has none, and every node of the trie is allowed */
 } RequestEntry;
 
 /* A block of query rows that belong to one slot and stand one after another. */

@@ -300,7 +300,7 @@ impl Rig {
         let mut first_row = 0;
         let mut request = |(&slot, &beams): (&u32, &u32)| {
             first_row += beams;
-            CohortRequest { slot, beams, first_row: first_row - beams, banned_nodes: Vec::new() }
+            CohortRequest { slot, beams, first_row: first_row - beams, ..CohortRequest::default() }
         };
         let requests = slots.iter().zip(beams).map(&mut request).collect();
         self.device.write_cohort(self.cohort, &Cohort { requests }).unwrap();

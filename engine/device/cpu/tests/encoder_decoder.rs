@@ -401,7 +401,7 @@ impl Rig {
 
     fn search(&mut self, prefixes: &[Vec<u32>], beams: u32) -> Vec<Vec<Beam>> {
         self.tokens(self.prefixes, prefixes);
-        let request = |slot| CohortRequest { slot, beams, first_row: slot * beams, banned_nodes: Vec::new() };
+        let request = |slot| CohortRequest { slot, beams, first_row: slot * beams, ..CohortRequest::default() };
         let requests = (0..prefixes.len() as u32).map(request).collect();
         self.device.write_cohort(self.cohort, &Cohort { requests }).unwrap();
         let (lane, head, trie, logits, lognorm) = (self.cohort, self.head, self.trie, self.logits, self.lognorm);

@@ -43,7 +43,7 @@ impl Rig {
 
     /// Logits and log-normaliser of each row of `x`, all in one batch.
     fn run(&mut self, x: &[Vec<f32>], target: Target, normalizer: Normalizer) -> Vec<(Vec<f32>, f32)> {
-        let request = |row| CohortRequest { slot: 0, beams: 1, first_row: row, banned_nodes: Vec::new() };
+        let request = |row| CohortRequest { slot: 0, beams: 1, first_row: row, ..CohortRequest::default() };
         let requests = (0..x.len() as u32).map(request).collect();
         self.device.write_cohort(self.lane, &Cohort { requests }).unwrap();
         for (row, x) in x.iter().enumerate() {

@@ -242,7 +242,7 @@ pub fn history(
 /// A lane of one request of `rows` beams, none of which has chosen a token. Slots are planned before.
 pub fn beam_lane(device: &mut CudaDevice, rows: usize) -> Result<CohortLane, DeviceError> {
     let lane = device.cohort_lane(CohortPlan { rows, steps: LEVELS, requests: 1, banned_nodes: 64 })?;
-    let request = CohortRequest { slot: 0, beams: rows as u32, first_row: 0, banned_nodes: Vec::new() };
+    let request = CohortRequest { slot: 0, beams: rows as u32, first_row: 0, ..CohortRequest::default() };
     device.write_cohort(lane, &Cohort { requests: vec![request] })?;
     Ok(lane)
 }
@@ -274,7 +274,7 @@ impl Search {
             slot: index as u32,
             beams: beams as u32,
             first_row: (index * beams) as u32,
-            banned_nodes: Vec::new(),
+            ..CohortRequest::default()
         };
         Ok(Search {
             lane: device.cohort_lane(CohortPlan { rows, steps: LEVELS, requests, banned_nodes: 64 })?,
