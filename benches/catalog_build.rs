@@ -1,4 +1,4 @@
-//! Builds, opens and verifies catalogues, and prints seconds and bytes an item.
+//! Builds, opens and verifies catalogues, and prints seconds and bytes an item; then what a view and a delisting cost.
 //!
 //! `cargo bench --bench catalog_build` runs the npm-1m codes (from `$SIDEREAL_DATA`, else `../shared/data`) and ten million
 //! uniform random semantic IDs of 3 x 8192 codes, without and with weights. Under `cargo test` it runs a hundredth of that,
@@ -8,7 +8,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use sidereal::catalog::{Catalog, CatalogBuilder, ItemIndex, NewItem, SourceOptions, read_source, verify};
+use std::sync::Arc;
+
+use sidereal::catalog::{
+    Catalog, CatalogBuilder, Change, ItemIndex, NewItem, Snapshot, SourceOptions, View, read_source, verify,
+};
 
 fn main() {
     let full = std::env::args().any(|argument| argument == "--bench");
@@ -72,11 +76,11 @@ fn measure(name: &str, add: impl FnOnce() -> CatalogBuilder) -> (u64, u64) {
     let step = (catalog.items() / 2000).max(1);
     let mut bans: Vec<ItemIndex> = (0..2000.min(catalog.items())).map(|i| ItemIndex((i * step) as u32)).collect();
     // The first round touches the pages; the best of the others is the figure.
-    let first = catalog.banned_nodes(&mut bans);
+    let first = catalog.banned_nodes(&mut bans, None);
     let mut ban_us = f64::INFINITY;
     for _ in 0..20 {
         let start = Instant::now();
-        assert_eq!(catalog.banned_nodes(&mut bans), first);
+        assert_eq!(catalog.banned_nodes(&mut bans, None), first);
         ban_us = ban_us.min(seconds(start) * 1e6);
     }
     let info = catalog.info();
@@ -84,5 +88,29 @@ fn measure(name: &str, add: impl FnOnce() -> CatalogBuilder) -> (u64, u64) {
     println!(
         "{name:<28} {add_s:>6.2} {build_s:>6.2} {open_s:>7.3} {verify_s:>7.3} {trie_mb:>9.2} {bytes_per_item:>8.2} {ban_us:>10.0}"
     );
+    delistings(&Arc::new(catalog));
     (info.items, info.leaves)
+}
+
+/// What a snapshot costs that is made beside the one that is served: with a view of every second item, then after delistings.
+fn delistings(catalog: &Arc<Catalog>) {
+    let timed = |what: &str, make: &dyn Fn() -> Snapshot| {
+        let start = Instant::now();
+        let made = make();
+        println!("    {what:<44} {:>9.2} ms", start.elapsed().as_secs_f64() * 1e3);
+        made
+    };
+    let view = || View::new("half", catalog, (0..catalog.items() as u32).step_by(2).map(ItemIndex)).expect("a name");
+    let first = timed("a view of half the items, with its mask", &|| Snapshot::new(Arc::clone(catalog), vec![view()]));
+    let change = |from: usize, count: usize| {
+        let step = (catalog.items() / count).max(1);
+        let items = catalog.ids().iter().skip(from).step_by(step).take(count).copied().collect();
+        Change { delists: true, unix_ms: 0, items }
+    };
+    let second = timed("the first item delisted", &|| first.after(&[change(0, 1)], 1));
+    let third = timed("another item", &|| second.after(&[change(1, 1)], 2));
+    let fourth = timed("a thousand more", &|| third.after(&[change(2, 1000)], 3));
+    let tenth = timed("a tenth of the catalogue", &|| fourth.after(&[change(3, catalog.items() / 10)], 4));
+    let mask = tenth.allowed(None).expect("no view is named").expect("something is delisted").nodes();
+    println!("    {:<44} {:>9.2} MB", "a mask", size_of_val(mask.words()) as f64 / 1e6);
 }

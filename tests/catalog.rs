@@ -148,7 +148,7 @@ proptest! {
             (0..items.len()).filter(|&i| keep[i] < cut).map(|i| ItemIndex(i as u32)).collect();
         // Given in no order and twice.
         let mut given: Vec<ItemIndex> = banned.iter().rev().chain(&banned).copied().collect();
-        prop_assert_eq!(catalog.banned_nodes(&mut given), brute_force_bans(&catalog, &banned));
+        prop_assert_eq!(catalog.banned_nodes(&mut given, None), brute_force_bans(&catalog, &banned));
     }
 }
 
@@ -186,10 +186,10 @@ fn rows_in_any_order_make_the_same_bytes() {
 fn no_bans_ban_nothing_and_all_bans_ban_everything() {
     let items: Vec<Item> = (0..50).map(|id| plain(id, &[(id % 3) as u16, (id % 4) as u16])).collect();
     let catalog = build(&[3, 4], &items);
-    assert_eq!(catalog.banned_nodes(&mut Vec::new()), vec![Vec::<u32>::new(); 2]);
+    assert_eq!(catalog.banned_nodes(&mut Vec::new(), None), vec![Vec::<u32>::new(); 2]);
     let mut all: Vec<ItemIndex> = (0..50).map(ItemIndex).collect();
     let everything: Vec<Vec<u32>> = (0..2).map(|level| (0..catalog.nodes(level) as u32).collect()).collect();
-    assert_eq!(catalog.banned_nodes(&mut all), everything);
+    assert_eq!(catalog.banned_nodes(&mut all, None), everything);
 }
 
 /// Snapshots are shared between I/O threads and the engine thread.

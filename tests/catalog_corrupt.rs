@@ -96,7 +96,7 @@ fn exercise(catalog: &Catalog) -> u64 {
         sum += catalog.key(item).and_then(|key| catalog.item_by_key(key)).map_or(0, |item| item.0) as u64;
     }
     sum += catalog.item_by_key("k7").map_or(0, |item| item.0) as u64;
-    sum += catalog.banned_nodes(&mut bans).iter().map(Vec::len).sum::<usize>() as u64;
+    sum += catalog.banned_nodes(&mut bans, None).iter().map(Vec::len).sum::<usize>() as u64;
     sum + catalog.info().items + u64::from(catalog.verify().is_ok())
 }
 

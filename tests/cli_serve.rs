@@ -5,6 +5,7 @@ mod cli_support;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cli_support::{Copy, Ran, command, finish, golden_arg, sidereal};
@@ -82,6 +83,78 @@ fn a_mapped_file_that_shrinks_ends_the_process_by_name() {
     assert!(client.recommend(&request(1)).is_err(), "the embedding table is read where it is mapped");
     let ran = server.finish().exits(3);
     assert!(ran.stderr.contains("model.safetensors") && ran.stderr.contains("shrank"), "{}", ran.stderr);
+}
+
+/// A delisting takes effect while requests are under way: nobody is refused, no reply of the new epoch has the item, soon none at
+/// all has, and a server that starts later knows it too.
+#[test]
+fn a_delisted_item_is_gone_while_the_server_runs() {
+    let export = Copy::of("t5-relu");
+    let server = Serving::of(export.arg(), &["--listen", "127.0.0.1:0"]);
+    let mut client = server.connect(0, None);
+    let first = client.recommend(&request(0)).unwrap().unwrap();
+    let (item, version) = (first.results[0].items[0].id, first.provenance.catalog.clone());
+    let has = |answer: &sidereal::request::Recommendation| {
+        answer.results.iter().any(|ranked| ranked.items.iter().any(|found| found.id == item))
+    };
+    assert!(!version.contains("+e"));
+    let stop = AtomicBool::new(false);
+    let replies = std::thread::scope(|scope| {
+        let load = || {
+            let mut client = server.connect(0, None);
+            let mut replies = Vec::new();
+            (0..16).for_each(|id| client.send(&request(id)).unwrap());
+            for id in 16.. {
+                let (_, answer) = client.receive().unwrap();
+                let answer = answer.expect("nobody is refused");
+                replies.push((Instant::now(), answer.provenance.catalog.clone(), has(&answer)));
+                if stop.load(Ordering::Acquire) {
+                    break;
+                }
+                client.send(&request(id)).unwrap();
+            }
+            (0..15).for_each(|_| assert!(client.receive().unwrap().1.is_ok()));
+            replies
+        };
+        let loads = [scope.spawn(load), scope.spawn(load)];
+        std::thread::sleep(Duration::from_millis(300));
+        sidereal(&["catalog", "delist", export.arg(), "--items", &item.to_string()]).exits(0).says("epoch 1");
+        let acknowledged = Instant::now();
+        let mut seen = acknowledged;
+        for id in 1_000_000.. {
+            let answer = client.recommend(&request(id)).unwrap().unwrap();
+            seen = Instant::now();
+            if answer.provenance.catalog == format!("{version}+e1") {
+                break;
+            }
+            assert!(seen - acknowledged < Duration::from_secs(20), "the journal is not followed");
+        }
+        println!("first reply of epoch 1 {:?} after the append", seen - acknowledged);
+        // Replies that were on their way have arrived by then.
+        let settled = seen + Duration::from_secs(1);
+        std::thread::sleep(settled + Duration::from_millis(300) - Instant::now());
+        stop.store(true, Ordering::Release);
+        let replies: Vec<_> = loads.into_iter().flat_map(|load| load.join().unwrap()).collect();
+        let late: Vec<_> = replies.iter().filter(|reply| reply.0 > settled).collect();
+        assert!(!late.is_empty() && late.iter().all(|reply| !reply.2), "delisted items in {} late replies", late.len());
+        replies
+    });
+    assert!(replies.iter().any(|reply| reply.2), "the item was recommended before");
+    assert!(replies.iter().all(|reply| !(reply.1.ends_with("+e1") && reply.2)));
+    // In a history it still counts: nothing is unknown.
+    let with_it = Request::new(2_000_000, History::Items(ItemRefs::Ids(vec![item])), 8, 1);
+    assert_eq!(client.recommend(&with_it).unwrap().unwrap().unknown_items, 0);
+    let stats: Value = serde_json::from_str(&client.stats().unwrap().engine).unwrap();
+    assert_eq!((&stats["catalog"], &stats["delisted"]), (&json!(format!("{version}+e1")), &json!(1)));
+
+    let again = Serving::of(export.arg(), &["--listen", "127.0.0.1:0"]);
+    let answer = again.connect(0, None).recommend(&request(1)).unwrap().unwrap();
+    assert!(!has(&answer) && answer.provenance.catalog.ends_with("+e1"));
+    sidereal(&["catalog", "relist", export.arg(), "--items", &item.to_string()]).exits(0).says("epoch 2");
+    let began = Instant::now();
+    while !has(&client.recommend(&request(3_000_000)).unwrap().unwrap()) {
+        assert!(began.elapsed() < Duration::from_secs(20), "the item does not come back");
+    }
 }
 
 #[test]

@@ -3,15 +3,14 @@
 //! Items may come in any order. What is wrong with one item is said when it is added; what takes all of them to see
 //! (duplicates) is said by `finish` or `write`, with both places. The builder keeps a few flat arrays, no object per item.
 
-use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::arrange::Arranged;
 use super::error::{Place, Unit};
 use super::format::check_version;
+use super::temporary::TemporaryFile;
 use super::text::TextColumn;
 use super::{Catalog, CatalogError, MAX_CODES, MAX_ITEMS, MAX_LEVELS, MIN_LEVELS};
 
@@ -246,45 +245,4 @@ impl CatalogBuilder {
 
 fn check_levels(levels: usize) -> Result<(), CatalogError> {
     if (MIN_LEVELS..=MAX_LEVELS).contains(&levels) { Ok(()) } else { Err(CatalogError::Levels { levels }) }
-}
-
-/// A file that is removed again unless it is renamed into place.
-struct TemporaryFile {
-    file: File,
-    path: PathBuf,
-    renamed: bool,
-}
-
-impl TemporaryFile {
-    fn beside(target: &Path) -> Result<TemporaryFile, CatalogError> {
-        static COUNTER: AtomicU64 = AtomicU64::new(0);
-        let name = target.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let count = COUNTER.fetch_add(1, Ordering::Relaxed);
-        let path = target.with_file_name(format!(".{name}.{}-{count}.tmp", std::process::id()));
-        let file = OpenOptions::new().write(true).create_new(true).open(&path);
-        let file = file.map_err(|source| CatalogError::Io { action: "create", path: path.clone(), source })?;
-        Ok(TemporaryFile { file, path, renamed: false })
-    }
-
-    fn rename_to(mut self, target: &Path) -> Result<(), CatalogError> {
-        let failed = |action, path: &Path| {
-            let path = path.to_owned();
-            move |source| CatalogError::Io { action, path, source }
-        };
-        fs::rename(&self.path, target).map_err(failed("rename the finished catalogue to", target))?;
-        self.renamed = true;
-        // The rename itself is durable only once its directory is.
-        let directory = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let synced = File::open(directory).and_then(|directory| directory.sync_all());
-        synced.map_err(failed("sync directory", directory))
-    }
-}
-
-impl Drop for TemporaryFile {
-    fn drop(&mut self) {
-        if !self.renamed {
-            // Nothing more can be done about a temporary file that will not go away; the error that led here is reported.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
 }

@@ -240,7 +240,7 @@ impl Entry {
     }
 }
 
-/// CRC32C of the header, its own field taken as zero.
+/// CRC32C of a header (or of a whole file that keeps its checksum in the same place), the field itself taken as zero.
 pub(super) fn header_crc(header: &[u8]) -> u32 {
     let crc = crc32c::crc32c(&header[..12]);
     let crc = crc32c::crc32c_append(crc, &[0; 4]);

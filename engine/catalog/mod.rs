@@ -4,9 +4,11 @@
 //! everything that a later access relies on, so lookups neither fail nor panic on account of the file. A catalogue never
 //! changes: a new one replaces it whole.
 //!
-//! Absent here: which items are live, views and delisting (they change while a catalogue does not), and tokens (a manifest
-//! maps codes to those).
+//! What changes while a catalogue does not, its views and what is delisted, is a [`Snapshot`].
+//!
+//! Absent here: tokens (a manifest maps codes to those).
 
+mod allowed;
 mod arrange;
 mod bans;
 pub(crate) mod bits;
@@ -17,28 +19,36 @@ mod format;
 mod gallop;
 mod info;
 mod items;
+mod journal;
 mod layout;
 mod mask;
+mod snapshot;
 mod source;
 mod starts;
 mod structure;
+mod temporary;
 mod text;
 mod verify;
+mod view;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use sidereal_ffi::MappedFile;
 
+pub use allowed::Allowed;
 pub use builder::{CatalogBuilder, NewItem};
 pub use diff::{CatalogDiff, DiffExamples, DiffSide, ItemChanges, MovedItem, PrefixOverlap, SidChanges, diff};
 pub use error::{CatalogError, Place, Unit};
 pub use format::{MAX_VERSION_BYTES, Section, SectionKind};
 pub use info::{CatalogInfo, HeaviestLeaf, LevelInfo, SectionInfo, info};
+pub use journal::{Change, JOURNAL_FILE, Journal, JournalError, MAX_RECORD_ITEMS, Position, Tail};
 use layout::Layout;
 pub use mask::NodeMask;
+pub use snapshot::{Snapshot, UnknownView};
 pub use source::{Progress, SourceFormat, SourceOptions, read_source};
 pub use verify::{Report, verify};
+pub use view::{MAX_VIEW_NAME_BYTES, VIEW_FOLDER, View, ViewError};
 
 /// Fewest levels of a semantic ID.
 pub const MIN_LEVELS: usize = 2;
@@ -137,6 +147,11 @@ impl Catalog {
     /// The name of this version of the catalogue.
     pub fn version(&self) -> &str {
         &self.layout.version
+    }
+
+    /// Checksum of the header, which holds those of all sections: equal catalogues have equal ones.
+    pub fn checksum(&self) -> u32 {
+        format::read_u32(self.owner.bytes(), 12)
     }
 
     /// Levels of every semantic ID (2 to 8).

@@ -1,6 +1,9 @@
-//! `sidereal catalog`: build, look at, compare and verify catalogue files.
+//! `sidereal catalog`: build, look at, compare and verify catalogue files and what lies beside them.
 
+mod beside;
+mod change;
 mod diff;
+mod view;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -10,6 +13,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use crate::catalog::{Catalog, MAX_CODES, SourceFormat, SourceOptions, read_source};
+use crate::cli::catalog::beside::{Beside, JournalFacts};
 use crate::cli::style::{self, Style};
 use crate::cli::{Failure, units};
 use crate::export::{Level, Manifest};
@@ -27,12 +31,17 @@ pub struct CatalogArgs {
 pub enum Action {
     /// Build a catalogue file from a list of items
     Build(BuildArgs),
-    /// Say what a catalogue file holds
+    /// Say what a catalogue holds, with its views and delistings
     Info(FileArgs),
     /// Say what changed between two catalogue files; exit code 1 if anything did
     Diff(diff::DiffArgs),
-    /// Check every byte of a catalogue file
+    /// Check every byte of a catalogue, its views and its delisting journal
     Verify(FileArgs),
+    View(view::ViewArgs),
+    /// Stop recommending items; servers follow within a fraction of a second
+    Delist(change::ChangeArgs),
+    /// Recommend delisted items again
+    Relist(change::ChangeArgs),
 }
 
 /// Format of a source.
@@ -102,7 +111,7 @@ pub struct BuildArgs {
 /// A catalogue file.
 #[derive(Debug, Args)]
 pub struct FileArgs {
-    /// Catalogue file
+    /// Catalogue file or export directory
     pub file: PathBuf,
     /// Print one JSON object instead of a table
     #[arg(long)]
@@ -114,11 +123,15 @@ pub fn run(args: &CatalogArgs) -> Result<(), Failure> {
     match &args.action {
         Action::Build(args) => build(args),
         Action::Info(args) => {
-            let catalog = Catalog::open(&args.file)?;
-            Facts::of(&catalog, &args.file).print(None, args.json)
+            let (catalog, folder) = beside::open(&args.file)?;
+            let beside = beside::look(&catalog, &folder)?;
+            Facts { beside: Some(beside), ..Facts::of(&catalog, &args.file) }.print(None, args.json)
         }
         Action::Diff(args) => diff::run(args),
         Action::Verify(args) => verify(args),
+        Action::View(args) => view::run(args),
+        Action::Delist(args) => change::run(args, change::Kind::Delist),
+        Action::Relist(args) => change::run(args, change::Kind::Relist),
     }
 }
 
@@ -154,10 +167,16 @@ fn build(args: &BuildArgs) -> Result<(), Failure> {
 
 fn verify(args: &FileArgs) -> Result<(), Failure> {
     let waiting = style::spinner("verifying");
-    let faults: Vec<String> = match Catalog::open(&args.file) {
-        Ok(catalog) => catalog.verify().err().iter().map(ToString::to_string).collect(),
-        Err(fault) => {
-            let failure = Failure::from(fault);
+    let faults = match beside::open(&args.file) {
+        Ok((catalog, folder)) => {
+            let mut faults: Vec<String> = catalog.verify().err().iter().map(ToString::to_string).collect();
+            match beside::look(&catalog, &folder) {
+                Ok(beside) => faults.extend(beside.journal.and_then(torn)),
+                Err(failure) => faults.push(failure.message),
+            }
+            faults
+        }
+        Err(failure) => {
             if failure.exit != crate::cli::Exit::Bad {
                 waiting.finish_and_clear();
                 return Err(failure);
@@ -182,6 +201,17 @@ fn verify(args: &FileArgs) -> Result<(), Failure> {
     if faults.is_empty() { Ok(()) } else { Err(Failure::already_said()) }
 }
 
+/// What is wrong with a journal that can be read.
+fn torn(journal: beside::JournalFacts) -> Option<String> {
+    let JournalFacts { file, epoch, torn_bytes, .. } = journal;
+    (torn_bytes > 0).then(|| {
+        format!(
+            "{file}: {torn_bytes} bytes behind record {epoch} are of a write that was cut short; it was never acknowledged, \
+             readers ignore it, and the next `catalog delist` or `relist` removes it"
+        )
+    })
+}
+
 /// What a catalogue file holds.
 #[derive(Debug, Serialize)]
 struct Facts {
@@ -199,6 +229,8 @@ struct Facts {
     weights: bool,
     keys: bool,
     titles: bool,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    beside: Option<Beside>,
 }
 
 #[derive(Debug, Serialize)]
@@ -237,6 +269,7 @@ impl Facts {
             weights: catalog.has_weights(),
             keys: catalog.has_keys(),
             titles: catalog.has_titles(),
+            beside: None,
         }
     }
 
@@ -272,6 +305,18 @@ impl Facts {
         let has = [(self.weights, "weights"), (self.keys, "keys"), (self.titles, "titles")];
         let has: Vec<&str> = has.into_iter().filter_map(|(has, name)| has.then_some(name)).collect();
         row("carries", if has.is_empty() { "ids only".into() } else { has.join(", ") })?;
+        if let Some(Beside { views, journal }) = &self.beside {
+            for view in views {
+                let (items, live) = (units::show_count(view.items as u64), units::show_count(view.live as u64));
+                row(&format!("view {}", view.name), format!("{items} items, {live} of them live"))?;
+            }
+            if let Some(journal) = journal {
+                let JournalFacts { epoch, delisted, unknown, torn_bytes, .. } = journal;
+                let torn =
+                    if *torn_bytes > 0 { format!(", {torn_bytes} bytes of a torn record") } else { String::new() };
+                row("delisted", format!("{delisted} items ({unknown} not in this catalogue), epoch {epoch}{torn}"))?;
+            }
+        }
         if let Some(seconds) = built_s {
             row("built in", format!("{seconds:.2} s"))?;
         }

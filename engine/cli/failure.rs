@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::catalog::CatalogError;
+use crate::catalog::{CatalogError, JournalError, ViewError};
 use crate::client::ClientError;
 use crate::export::ExportError;
 use crate::model::ModelError;
@@ -99,11 +99,32 @@ impl From<CatalogError> for Failure {
     }
 }
 
+impl From<ViewError> for Failure {
+    fn from(error: ViewError) -> Failure {
+        match error {
+            ViewError::Write(error) => error.into(),
+            ViewError::Io { .. } => Failure::environment(error.to_string()),
+            error => Failure::bad(error.to_string()),
+        }
+    }
+}
+
+impl From<JournalError> for Failure {
+    fn from(error: JournalError) -> Failure {
+        match error {
+            JournalError::Io { .. } => Failure::environment(error.to_string()),
+            error => Failure::bad(error.to_string()),
+        }
+    }
+}
+
 impl From<LoadError> for Failure {
     fn from(error: LoadError) -> Failure {
         match error {
             LoadError::Export(error) | LoadError::Model(ModelError::Export(error)) => error.into(),
             LoadError::Catalog(error) => error.into(),
+            LoadError::View(error) => error.into(),
+            LoadError::Journal(error) => error.into(),
             LoadError::Device(_) | LoadError::Thread(_) | LoadError::Model(ModelError::Device(_)) => {
                 Failure::environment(error.to_string())
             }

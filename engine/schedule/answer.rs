@@ -1,25 +1,32 @@
 //! From finished beams to a reply: semantic IDs to allowed items, in weight order. Runs off the engine thread.
+//!
+//! What was delisted since the request was resolved is dropped here; a semantic ID that this leaves empty makes room for the next.
 
-use crate::catalog::Catalog;
+use crate::catalog::{ItemIndex, Snapshot};
 use crate::device::Beam;
 use crate::request::{Item, Ranked};
 use crate::schedule::resolve::Resolved;
 use crate::search::SearchPlan;
 
-/// The reply's results, best first.
-pub fn results(beams: &[Beam], request: &Resolved, plan: &SearchPlan, catalog: &Catalog) -> Vec<Ranked> {
+/// The reply's results, best first. `newest` is the snapshot of now.
+pub fn results(beams: &[Beam], request: &Resolved, plan: &SearchPlan, newest: &Snapshot) -> Vec<Ranked> {
+    let catalog = newest.catalog();
+    let is_allowed = |item: &ItemIndex| {
+        request.allowed.as_ref().is_none_or(|allowed| allowed.contains(*item))
+            && newest.is_live(*item)
+            && request.denied.binary_search(item).is_err()
+    };
     let per_sid = request.max_items_per_sid.map_or(usize::MAX, |count| count as usize);
     beams
         .iter()
-        .take(request.top as usize)
         .map(|beam| {
             let mut sid = vec![0; catalog.levels()];
             catalog.sid_of_leaf(beam.leaf, &mut sid);
-            let items = catalog
+            let items: Vec<Item> = catalog
                 .items_of_leaf(beam.leaf)
                 .iter()
                 .copied()
-                .filter(|item| request.denied.binary_search(item).is_err())
+                .filter(is_allowed)
                 .take(per_sid)
                 .map(|item| Item {
                     id: catalog.id(item),
@@ -29,5 +36,7 @@ pub fn results(beams: &[Beam], request: &Resolved, plan: &SearchPlan, catalog: &
                 .collect();
             Ranked { sid, score: plan.final_score(beam.score), items }
         })
+        .filter(|ranked| !ranked.items.is_empty())
+        .take(request.top as usize)
         .collect()
 }

@@ -17,6 +17,8 @@ pub(crate) struct Blueprint {
     pub family: &'static Family,
     pub plan: SearchPlan,
     pub catalog: Arc<Catalog>,
+    /// Mask slots.
+    pub masks: usize,
     pub limits: Limits,
     pub choice: DeviceChoice,
 }
@@ -72,6 +74,7 @@ impl Blueprint {
         let head = export.weights().tensor(&description.head)?;
         let rows = capacity.cohort_rows.max(capacity.slots);
         let searcher = Searcher::load(plan.clone(), manifest, &head, &self.catalog, rows, device.as_mut())?;
+        device.plan_masks(searcher.trie(), self.masks)?;
         Ok((Hardware { device, model, searcher, prefill_lane, cohort_lanes }, capacity))
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::catalog::{Journal, Snapshot, View};
 use crate::export::Export;
 use crate::model;
 use crate::request::Provenance;
@@ -11,14 +12,16 @@ use crate::schedule::blueprint::Blueprint;
 use crate::schedule::core::{Geometry, Parts};
 use crate::schedule::engine::EngineConfig;
 use crate::schedule::host::Host;
-use crate::schedule::load::{LoadError, open_catalog};
+use crate::schedule::load::{LoadError, catalog_folder, open_catalog};
 use crate::schedule::resolve::Bounds;
+use crate::schedule::snapshots::{Follower, Snapshots};
 use crate::search::SearchPlan;
 
 /// What the threads own, and what is told about it.
 pub(super) struct Loaded {
     pub host: Host,
     pub parts: Parts,
+    pub follower: Follower,
     pub facts: EngineFacts,
 }
 
@@ -43,11 +46,21 @@ pub(super) fn bring_up(config: &EngineConfig) -> Result<Loaded, LoadError> {
     }
     let plan = SearchPlan::new(&manifest).map_err(LoadError::Unsupported)?;
     let catalog = Arc::new(open_catalog(&export, config.catalog.as_deref())?);
+    let folder = catalog_folder(&export, config.catalog.as_deref())?;
+    let views = View::open_all(&folder, &catalog)?;
+    if views.len() > limits.max_views {
+        let (count, most) = (views.len(), limits.max_views);
+        return Err(LoadError::Limits(format!("the catalogue has {count} views; the limit (max_views) is {most}")));
+    }
+    let masks = limits.mask_slots(views.len());
+    let everything = Snapshot::new(Arc::clone(&catalog), views);
+    let (snapshot, follower) = Follower::catch_up(Journal::beside(&folder), everything)?;
     let mut blueprint = Blueprint {
         export: Arc::new(export),
         family,
         plan: plan.clone(),
         catalog: Arc::clone(&catalog),
+        masks,
         limits: limits.clone(),
         choice: config.device.clone(),
     };
@@ -58,7 +71,7 @@ pub(super) fn bring_up(config: &EngineConfig) -> Result<Loaded, LoadError> {
     let device_facts = device.facts().clone();
     let provenance = Provenance {
         model: manifest.label(),
-        catalog: catalog.version().to_owned(),
+        catalog: snapshot.version(),
         device: device_facts.name.clone(),
         dtype: device_facts.compute.name().to_owned(),
     };
@@ -71,6 +84,8 @@ pub(super) fn bring_up(config: &EngineConfig) -> Result<Loaded, LoadError> {
         weight_bytes = weights,
         kv_bytes = kv,
         workspace_bytes = rest,
+        views = snapshot.views().len(),
+        delisted = snapshot.delisted(),
         took_ms = began.elapsed().as_millis() as u64,
         "loaded"
     );
@@ -90,6 +105,7 @@ pub(super) fn bring_up(config: &EngineConfig) -> Result<Loaded, LoadError> {
         page_tokens: capacity.page_tokens,
         history_pages: capacity.history_pages,
         decoder_prefix: prefix,
+        masks,
     };
     let vocabulary = description.vocabulary;
     let parts = Parts {
@@ -106,5 +122,6 @@ pub(super) fn bring_up(config: &EngineConfig) -> Result<Loaded, LoadError> {
         max_denied_items: limits.max_denied_items,
         vocabulary,
     };
-    Ok(Loaded { host: Host { manifest, catalog, bounds, plan, provenance }, parts, facts })
+    let host = Host { manifest, snapshots: Snapshots::new(snapshot), bounds, plan, provenance };
+    Ok(Loaded { host, parts, follower, facts })
 }

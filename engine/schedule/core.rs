@@ -7,6 +7,7 @@
 //! Here is who is let in, who gets what, and who is dropped; [`prefill`] and [`search`] drive the device, [`recovery`] opens
 //! it again when it is lost.
 
+mod masks;
 mod prefill;
 mod recovery;
 mod search;
@@ -32,6 +33,7 @@ use crate::schedule::stats::Stats;
 use crate::schedule::ticket::Ticket;
 use crate::search::Searcher;
 
+use masks::MaskSlots;
 use prefill::Prefill;
 use search::Search;
 use timing::{Lesson, Timing};
@@ -98,6 +100,8 @@ pub(super) struct Geometry {
     pub page_tokens: usize,
     pub history_pages: usize,
     pub decoder_prefix: Vec<u32>,
+    /// Mask slots.
+    pub masks: usize,
 }
 
 /// A request that holds a slot and pages.
@@ -136,6 +140,7 @@ pub(super) struct Core {
     /// Slots that wait for a cohort.
     ready: Vec<u32>,
     searches: Vec<Option<Search>>,
+    masks: MaskSlots,
     cost: CostModel,
     /// Of batches and cohorts that are through or given up, until the device has told.
     timings: Vec<(Timing, Lesson)>,
@@ -161,6 +166,7 @@ impl Core {
             searches: hardware.cohort_lanes.iter().map(|_| None).collect(),
             cost: CostModel::new(geometry.prefill_tokens, geometry.cohort_rows),
             timings: Vec::new(),
+            masks: MaskSlots::new(geometry.masks),
             closed: false,
             hardware: Some(hardware),
             reopen,

@@ -8,13 +8,14 @@ use std::time::Instant;
 
 use crossbeam_channel::{Sender, TrySendError, bounded};
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Snapshot};
 use crate::request::{Refusal, RefusalKind, Request};
 use crate::schedule::bring_up::{Loaded, bring_up};
 use crate::schedule::core::Core;
 use crate::schedule::host::{Arrival, serve_host};
 use crate::schedule::load::{DeviceChoice, LoadError};
 use crate::schedule::resolve::{Bounds, check};
+use crate::schedule::snapshots::{Snapshots, Watcher};
 use crate::schedule::stats::Stats;
 use crate::schedule::ticket::{Done, Ticket};
 use crate::schedule::{EngineFacts, Limits};
@@ -32,6 +33,9 @@ pub struct Engine {
     threads: Mutex<Vec<JoinHandle<()>>>,
     stats: Arc<Stats>,
     catalog: Arc<Catalog>,
+    snapshots: Arc<Snapshots>,
+    /// Follows the delisting journal until the engine is dropped.
+    _watcher: Watcher,
 }
 
 /// What to serve and how.
@@ -70,8 +74,11 @@ impl Engine {
 
     /// Starts the threads.
     fn launch(loaded: Loaded, limits: Limits) -> Result<Engine, LoadError> {
-        let Loaded { host, parts, facts } = loaded;
-        let (bounds, catalog, stats) = (host.bounds.clone(), Arc::clone(&host.catalog), Arc::clone(&parts.stats));
+        let Loaded { host, parts, follower, facts } = loaded;
+        let (bounds, stats) = (host.bounds.clone(), Arc::clone(&parts.stats));
+        let snapshots = Arc::clone(&host.snapshots);
+        let catalog = Arc::clone(snapshots.newest().catalog());
+        let watcher = Watcher::start(follower, Arc::clone(&snapshots), &stats)?;
         // A request is in one queue at a time, and each queue holds all that may be in flight: no send ever blocks.
         let (door, arrivals) = bounded(limits.max_requests);
         let (to_core, newcomers) = bounded(limits.max_requests);
@@ -92,6 +99,8 @@ impl Engine {
             threads: Mutex::new(threads),
             stats,
             catalog,
+            snapshots,
+            _watcher: watcher,
         })
     }
 
@@ -103,6 +112,11 @@ impl Engine {
     /// The catalogue.
     pub fn catalog(&self) -> &Arc<Catalog> {
         &self.catalog
+    }
+
+    /// What new requests are pinned to.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshots.newest()
     }
 
     /// The limits it was planned from.
@@ -117,7 +131,11 @@ impl Engine {
 
     /// Counters as JSON.
     pub fn stats(&self) -> serde_json::Value {
-        self.stats.to_json(self.in_flight.load(Ordering::Relaxed))
+        let mut told = self.stats.to_json(self.in_flight.load(Ordering::Relaxed));
+        let snapshot = self.snapshots.newest();
+        told["catalog"] = snapshot.version().into();
+        told["delisted"] = snapshot.delisted().into();
+        told
     }
 
     /// Takes a request. `done` is called exactly once, from any thread, possibly before this returns. Never blocks.
@@ -207,7 +225,7 @@ impl Drop for Watch {
 }
 
 /// The body of a thread without which nobody is served.
-fn watched(stats: &Arc<Stats>, body: impl FnOnce() + Send + 'static) -> impl FnOnce() + Send + 'static {
+pub(super) fn watched(stats: &Arc<Stats>, body: impl FnOnce() + Send + 'static) -> impl FnOnce() + Send + 'static {
     let watch = Watch(Arc::clone(stats));
     move || {
         let _watch = watch;

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, select_biased};
 
-use crate::catalog::Catalog;
 use crate::export::Manifest;
 use crate::request::{Provenance, Recommendation, RefusalKind, Request, StageTimings};
 use crate::schedule::answer;
 use crate::schedule::core::{Finished, Newcomer};
 use crate::schedule::resolve::{Bounds, resolve};
+use crate::schedule::snapshots::Snapshots;
 use crate::schedule::ticket::Ticket;
 use crate::search::SearchPlan;
 
@@ -23,7 +23,7 @@ pub(super) struct Arrival {
 /// What host work needs to know.
 pub(super) struct Host {
     pub manifest: Manifest,
-    pub catalog: Arc<Catalog>,
+    pub snapshots: Arc<Snapshots>,
     pub bounds: Bounds,
     pub plan: SearchPlan,
     pub provenance: Provenance,
@@ -68,7 +68,7 @@ fn bring_in(host: &Host, arrival: Arrival, to_core: &Sender<Newcomer>) {
     if let Some(refusal) = ticket.stopped(began, "before it was resolved") {
         return ticket.answer(Err(refusal));
     }
-    match resolve(request, &host.manifest, &host.catalog, &host.bounds) {
+    match resolve(request, &host.manifest, &host.snapshots.newest(), &host.bounds) {
         // A send fails only when the engine thread is gone; the dropped ticket answers.
         Ok(resolved) => {
             drop(to_core.send(Newcomer { ticket, resolved, resolve: began.elapsed(), since: Instant::now() }))
@@ -92,14 +92,14 @@ fn finish(host: &Host, finished: Finished) {
         );
         return ticket.refuse(RefusalKind::DeviceFailed, message);
     }
-    let results = answer::results(&beams, &resolved, &host.plan, &host.catalog);
+    let results = answer::results(&beams, &resolved, &host.plan, &host.snapshots.newest());
     let microseconds = |duration: Duration| u32::try_from(duration.as_micros()).unwrap_or(u32::MAX);
     let recommendation = Recommendation {
         id: resolved.id,
         results,
         unknown_items: resolved.unknown_items,
         prompt_tokens: resolved.tokens.len() as u32,
-        provenance: host.provenance.clone(),
+        provenance: Provenance { catalog: resolved.snapshot.version(), ..host.provenance.clone() },
         timings: StageTimings {
             resolve_us: microseconds(timings.resolve),
             queue_us: microseconds(timings.queue),

@@ -31,6 +31,8 @@ pub struct Limits {
     pub max_history_items: usize,
     /// Items that one request may deny, its history included.
     pub max_denied_items: usize,
+    /// Views of the catalogue. Each takes two masks, of an eighth of a byte a node of the trie, on the device.
+    pub max_views: usize,
     /// Tokens in a KV page.
     pub page_tokens: usize,
     /// Memory for history KV in bytes; at least the longest prompt is always held.
@@ -64,6 +66,7 @@ impl Default for Limits {
             max_decoder_prefix: 16,
             max_history_items: 20_000,
             max_denied_items: 20_000,
+            max_views: 64,
             page_tokens: 64,
             kv_bytes: 1 << 30,
             default_deadline: Duration::from_secs(10),
@@ -83,6 +86,12 @@ impl Limits {
     pub fn history_pages(&self, longest_prompt: usize, page_bytes: usize) -> usize {
         let longest = longest_prompt.div_ceil(self.page_tokens);
         (self.kv_bytes / page_bytes.max(1)).clamp(longest, longest * self.max_sequences)
+    }
+
+    /// Mask slots for a catalogue with so many views: each view, and what is live without one, in the version of requests under
+    /// way and the next.
+    pub fn mask_slots(&self, views: usize) -> usize {
+        2 * (views + 1)
     }
 
     /// Checks what every other part relies on.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::catalog::{Catalog, CatalogError, SourceOptions, read_source};
+use crate::catalog::{Catalog, CatalogError, JournalError, SourceOptions, ViewError, read_source};
 use crate::device::cpu::{CpuDevice, Isa};
 use crate::device::cuda::{self, Cublaslt, CudaDevice};
 use crate::device::{Device, DeviceError, Dtype};
@@ -21,6 +21,12 @@ pub enum LoadError {
     /// The catalogue is bad.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
+    /// A view is bad, or of another catalogue.
+    #[error(transparent)]
+    View(#[from] ViewError),
+    /// The delisting journal cannot be trusted.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// The catalogue cannot be served.
     #[error("the catalogue has no items")]
     EmptyCatalog,
@@ -117,6 +123,18 @@ impl DeviceChoice {
 fn cache_directory() -> Option<PathBuf> {
     let of = |variable: &str| std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
     Some(of("XDG_CACHE_HOME").or_else(|| Some(of("HOME")?.join(".cache")))?.join("sidereal"))
+}
+
+/// The folder of the catalogue named on the command line, or else of the export's: its views and its journal are there.
+///
+/// # Errors
+/// The export has no catalogue.
+pub fn catalog_folder(export: &Export, named: Option<&Path>) -> Result<PathBuf, LoadError> {
+    let path = match named {
+        Some(path) => path.to_owned(),
+        None => export.catalog_path()?.path().to_owned(),
+    };
+    Ok(path.parent().map(Path::to_owned).unwrap_or_default())
 }
 
 /// Opens the catalogue named on the command line, or else the export's; a source is built in memory.

@@ -13,6 +13,7 @@ mod host;
 mod limits;
 mod load;
 mod resolve;
+mod snapshots;
 mod stats;
 mod teacher;
 mod ticket;
@@ -21,7 +22,7 @@ pub(crate) use blueprint::Blueprint;
 pub(crate) use core::Hardware;
 pub use engine::{Engine, EngineConfig};
 pub use limits::Limits;
-pub use load::{DeviceChoice, DeviceKind, LoadError, open_catalog};
+pub use load::{DeviceChoice, DeviceKind, LoadError, catalog_folder, open_catalog};
 pub use teacher::Teacher;
 pub use ticket::Done;
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::catalog::{Catalog, ItemIndex};
+use crate::catalog::{Allowed, Catalog, ItemIndex, Snapshot};
 use crate::export::Manifest;
 use crate::request::{History, ItemRefs, Refusal, RefusalKind, Request};
 
@@ -36,6 +36,10 @@ pub struct Resolved {
     pub max_items_per_sid: Option<u32>,
     /// Return keys and titles.
     pub with_text: bool,
+    /// What it is pinned to.
+    pub snapshot: Arc<Snapshot>,
+    /// Items that it may be given, denied ones included; `None` = every item.
+    pub allowed: Option<Allowed>,
     /// Items that must not be returned, sorted.
     pub denied: Vec<ItemIndex>,
     /// Trie nodes that must not be expanded, by level, sorted.
@@ -58,9 +62,6 @@ pub fn check(request: &Request, bounds: &Bounds) -> Result<(), Refusal> {
     }
     if request.max_items_per_sid == Some(0) {
         return bad("max_items_per_sid is 0; leave it out or give at least 1".into());
-    }
-    if let Some(view) = &request.view {
-        return Err(Refusal::new(RefusalKind::Unsupported, format!("view {view:?}: this export has no views")));
     }
     if let Some(scenario) = request.scenario {
         let message = format!("scenario {scenario}: this export has no scenarios");
@@ -104,13 +105,16 @@ fn too_long(tokens: usize, bounds: &Bounds) -> Result<(), Refusal> {
     Err(Refusal::new(RefusalKind::TooLong, message))
 }
 
-/// Looks everything up.
+/// Looks everything up in `snapshot`, which the request is pinned to.
 pub fn resolve(
     request: Request,
     manifest: &Manifest,
-    catalog: &Arc<Catalog>,
+    snapshot: &Arc<Snapshot>,
     bounds: &Bounds,
 ) -> Result<Resolved, Refusal> {
+    let catalog = &**snapshot.catalog();
+    let allowed = snapshot.allowed(request.view.as_deref());
+    let allowed = allowed.map_err(|unknown| Refusal::new(RefusalKind::Unsupported, unknown.to_string()))?;
     // Nothing would be found by key, so a deny list would be ignored and what it names recommended.
     let by_key = |items: &ItemRefs| matches!(items, ItemRefs::Keys(keys) if !keys.is_empty());
     let history_by_key = matches!(&request.history, History::Items(items) if by_key(items));
@@ -159,7 +163,7 @@ pub fn resolve(
             tokens
         }
     };
-    let banned_nodes = catalog.banned_nodes(&mut denied);
+    let banned_nodes = catalog.banned_nodes(&mut denied, allowed);
     Ok(Resolved {
         id: request.id,
         tokens,
@@ -167,6 +171,8 @@ pub fn resolve(
         top: request.top,
         max_items_per_sid: request.max_items_per_sid,
         with_text: request.with_text,
+        snapshot: Arc::clone(snapshot),
+        allowed: allowed.cloned(),
         banned_nodes,
         denied,
         unknown_items,

@@ -102,6 +102,11 @@ impl Searcher {
         })
     }
 
+    /// The trie that is searched.
+    pub fn trie(&self) -> TrieId {
+        self.trie
+    }
+
     /// The plan.
     pub fn plan(&self) -> &SearchPlan {
         &self.plan

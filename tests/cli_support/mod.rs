@@ -1,6 +1,7 @@
 //! Runs the built `sidereal` binary, and makes copies of golden exports to break.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -103,6 +104,22 @@ impl Copy {
         let dir = tempfile::tempdir().unwrap();
         copy_dir(&golden(name), dir.path());
         Copy { dir }
+    }
+
+    /// A copy that has the items in `keep` and no others.
+    pub fn with_items(name: &str, keep: &BTreeSet<u64>) -> Copy {
+        let copy = Copy::of(name);
+        let text = std::fs::read_to_string(copy.path("items.csv")).unwrap();
+        let stays = |line: &&str| line.split(',').next().unwrap().parse().is_ok_and(|item| keep.contains(&item));
+        let lines: Vec<&str> = text.lines().take(1).chain(text.lines().skip(1).filter(stays)).collect();
+        std::fs::write(copy.path("items.csv"), lines.join("\n") + "\n").unwrap();
+        copy
+    }
+
+    /// Item ids, in the order of their source.
+    pub fn items(&self) -> Vec<u64> {
+        let text = std::fs::read_to_string(self.path("items.csv")).unwrap();
+        text.lines().skip(1).map(|line| line.split(',').next().unwrap().parse().unwrap()).collect()
     }
 
     pub fn arg(&self) -> &str {

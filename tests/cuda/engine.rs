@@ -1,16 +1,19 @@
 //! Whole requests on the CUDA device: parity with Hugging Face's goldens, batch invariance, replayed steps.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use sidereal::catalog::{Journal, View};
 use sidereal::device::Dtype;
 use sidereal::device::cuda::Cublaslt;
 use sidereal::export::{Comparer, Export, GoldenCase, ListEntry};
 use sidereal::request::{Recommendation, Request};
 use sidereal::schedule::{DeviceChoice, DeviceKind, Engine, Limits};
 
+use crate::cli_support::Copy;
 use crate::common::{Seeded, engine_on, golden, golden_names, prompt_request, small_limits};
 use crate::support::{TYPES, driver, products, sweep};
 
@@ -133,6 +136,44 @@ fn batched_equals_alone() {
             assert_eq!(together(&engine, &requests), alone, "{name} {} {cublaslt:?}: once more", dtype.name());
             let chunked = engine_with(cublaslt, &golden(name), dtype, Limits { max_prefill_tokens: 24, ..limits() });
             assert_eq!(together(&chunked, &requests), alone, "{name} {} {cublaslt:?}: in chunks", dtype.name());
+        }
+    }
+}
+
+/// Requests of several views together, before and after a delisting that comes while the engine runs, equal searches over
+/// catalogues that were rebuilt from what is left.
+#[test]
+fn views_and_delistings_equal_a_rebuilt_catalogue() {
+    for name in ["t5-small-catalog", "qwen3-level-norm"] {
+        let export = Copy::of(name);
+        let (items, folder) = (export.items(), export.path(""));
+        let catalog = Arc::clone(cuda_engine(&folder, Dtype::F32, limits()).catalog());
+        let of_view = |which: u64| items.iter().copied().filter(move |item| item % 3 == which).collect::<Vec<_>>();
+        for (view, which) in [("first", 0), ("second", 1)] {
+            let inside = of_view(which).into_iter().map(|item| catalog.item(item).unwrap());
+            View::new(view, &catalog, inside).unwrap().write(&catalog, &View::path(&folder, view)).unwrap();
+        }
+        let engine = cuda_engine(&folder, Dtype::F32, limits());
+        let plain = |id: u64| prompt_request(id, vec![3, 20, 5, 7], 16);
+        let within = |id: u64, view: &str| Request { view: Some(view.into()), ..plain(id) };
+        let asked = [plain(0), within(1, "first"), within(2, "second"), within(3, "first")];
+        let gone: BTreeSet<u64> = items.iter().copied().step_by(4).collect();
+        for delisted in [BTreeSet::new(), gone] {
+            if !delisted.is_empty() {
+                Journal::beside(&folder).append(true, delisted.iter().copied().collect()).unwrap();
+                while engine.snapshot().epoch() == 0 {
+                    std::thread::sleep(std::time::Duration::from_millis(10));
+                }
+            }
+            let pools = [items.clone(), of_view(0), of_view(1), of_view(0)];
+            let expected: Vec<_> = (pools.into_iter())
+                .map(|pool| {
+                    let left = pool.into_iter().filter(|item| !delisted.contains(item)).collect();
+                    let alone = Copy::with_items(name, &left);
+                    section(&cuda_engine(&alone.path(""), Dtype::F32, limits()).recommend(plain(9)).unwrap())
+                })
+                .collect();
+            assert_eq!(together(&engine, &asked), expected, "{name}, {} delisted", delisted.len());
         }
     }
 }

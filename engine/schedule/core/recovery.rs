@@ -48,6 +48,7 @@ impl Core {
     fn start_over(&mut self) {
         self.prefill = None;
         self.timings.clear();
+        self.masks.forget();
         for lane in 0..self.searches.len() {
             if let Some(search) = self.searches[lane].take() {
                 search.return_bans(self);

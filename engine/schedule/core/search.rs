@@ -1,7 +1,9 @@
 //! Searches: requests whose prompt is in the history KV become cohorts, and a cohort takes a step a turn.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::masks::Place;
 use super::timing::{Lesson, Timing};
 use super::{Core, Finished, Hardware, Running, sort_by_deadline};
 use crate::device::{Beam, Cohort, CohortRequest, Device, DeviceError, Queue, Span, TokenBatch};
@@ -13,6 +15,16 @@ pub(super) struct Search {
     rows: usize,
     pub step: usize,
     pub timing: Timing,
+}
+
+/// The nodes that a request is searched within.
+enum Within {
+    /// All of them.
+    Everything,
+    /// Those of a mask, in this slot.
+    Slot(u32),
+    /// Those of a mask for which there is no place until another search has been read.
+    Nowhere,
 }
 
 impl Search {
@@ -41,21 +53,34 @@ impl Core {
             let mut rows = 0;
             while let Some(slot) = self.ready.first().copied() {
                 let cohort_rows = self.geometry.cohort_rows;
-                let resolved = &mut self.running(slot).resolved;
-                let beams = resolved.beams as usize;
+                let beams = self.running(slot).resolved.beams as usize;
                 if rows + beams > cohort_rows {
                     break;
                 }
+                let mask = match self.place_mask(slot, &cohort) {
+                    Ok(Within::Everything) => None,
+                    Ok(Within::Slot(mask)) => Some(mask),
+                    Ok(Within::Nowhere) => break,
+                    Err(error) => {
+                        slots.push(slot);
+                        self.fail(slots, &error);
+                        return;
+                    }
+                };
+                let banned_nodes = std::mem::take(&mut self.running(slot).resolved.banned_nodes);
                 cohort.requests.push(CohortRequest {
                     slot,
                     beams: beams as u32,
                     first_row: rows as u32,
-                    banned_nodes: std::mem::take(&mut resolved.banned_nodes),
-                    mask: None,
+                    banned_nodes,
+                    mask,
                 });
                 self.ready.remove(0);
                 slots.push(slot);
                 rows += beams;
+            }
+            if slots.is_empty() {
+                return;
             }
             match self.write_cohort(lane, &cohort) {
                 Ok(()) => {
@@ -65,6 +90,29 @@ impl Core {
                     self.fail(slots, &error);
                     return;
                 }
+            }
+        }
+    }
+
+    /// Brings a request's mask to the device, beside those of the cohort that it joins and of the searches under way.
+    fn place_mask(&mut self, slot: u32, cohort: &Cohort) -> Result<Within, DeviceError> {
+        let Some(allowed) = &self.running(slot).resolved.allowed else { return Ok(Within::Everything) };
+        let mask = Arc::clone(allowed.nodes());
+        let searches = &self.searches;
+        let is_read = |place: u32| {
+            let under_way = searches.iter().flatten().flat_map(|search| &search.cohort.requests);
+            under_way.chain(&cohort.requests).any(|request| request.mask == Some(place))
+        };
+        match self.masks.find(&mask, is_read) {
+            None => Ok(Within::Nowhere),
+            Some(Place::Held(place)) => Ok(Within::Slot(place)),
+            Some(Place::Free(place)) => {
+                if let Err(error) = self.hardware().device.write_mask(place, &mask) {
+                    self.masks.forget();
+                    return Err(error);
+                }
+                self.masks.put(place, mask);
+                Ok(Within::Slot(place))
             }
         }
     }

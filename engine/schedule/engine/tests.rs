@@ -5,12 +5,14 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, bounded};
 
 use super::*;
+use crate::catalog::Journal;
 use crate::request::{Answer, History, Provenance};
 use crate::schedule::core::simulation::fakes::export;
 use crate::schedule::core::simulation::parts;
 use crate::schedule::core::simulation::scenario::Scenario;
 use crate::schedule::core::simulation::world::{Known, World, prompt};
 use crate::schedule::host::Host;
+use crate::schedule::snapshots::Follower;
 use crate::search::SearchPlan;
 
 const REQUESTS: usize = 12;
@@ -33,9 +35,12 @@ fn engine(panic_at: Option<u64>) -> Engine {
         max_denied_items: 10,
         vocabulary: usize::MAX,
     };
+    let everything = Snapshot::new(Arc::clone(catalog), Vec::new());
+    let journal = Journal::at(Path::new("no journal.delist"));
+    let (snapshot, follower) = Follower::catch_up(journal, everything).unwrap();
     let host = Host {
         manifest: manifest.clone(),
-        catalog: Arc::clone(catalog),
+        snapshots: Snapshots::new(snapshot),
         bounds,
         plan: SearchPlan::new(manifest).unwrap(),
         provenance: Provenance::default(),
@@ -48,7 +53,7 @@ fn engine(panic_at: Option<u64>) -> Engine {
         max_beams: 16,
         max_prompt_tokens: 64,
     };
-    Engine::launch(Loaded { host, parts, facts }, Limits::default()).unwrap()
+    Engine::launch(Loaded { host, parts, follower, facts }, Limits::default()).unwrap()
 }
 
 fn request(id: usize) -> Request {

@@ -1,7 +1,7 @@
 //! Hostile and odd requests.
 
 use super::*;
-use crate::catalog::{CatalogBuilder, NewItem};
+use crate::catalog::{CatalogBuilder, Change, NewItem, View};
 use crate::export::Manifest;
 use crate::schedule::core::simulation::fakes::export;
 
@@ -30,13 +30,17 @@ fn catalog() -> Arc<Catalog> {
     Arc::new(builder.finish().unwrap())
 }
 
+fn everything(catalog: Arc<Catalog>) -> Arc<Snapshot> {
+    Arc::new(Snapshot::new(catalog, Vec::new()))
+}
+
 fn manifest() -> &'static Manifest {
     &export(0).0
 }
 
 fn resolved(request: Request) -> Result<Resolved, Refusal> {
     check(&request, &BOUNDS)?;
-    resolve(request, manifest(), &catalog(), &BOUNDS)
+    resolve(request, manifest(), &everything(catalog()), &BOUNDS)
 }
 
 #[test]
@@ -51,7 +55,6 @@ fn the_door_names_what_is_wrong() {
         (Request { top: 0, ..base() }, bad, "top is 0"),
         (Request { top: 9, ..base() }, bad, "top is 9; it must be 1 to beams (8)"),
         (Request { max_items_per_sid: Some(0), ..base() }, bad, "max_items_per_sid"),
-        (Request { view: Some("home".into()), ..base() }, RefusalKind::Unsupported, "view"),
         (Request { scenario: Some(3), ..base() }, RefusalKind::Unsupported, "scenario"),
         (tokens(vec![]), bad, "tokens is empty"),
         (tokens(vec![1, 200]), bad, "tokens[1] is 200; the vocabulary has 200"),
@@ -91,7 +94,7 @@ fn a_history_goes_through_the_template() {
 fn the_newest_items_are_kept() {
     let bounds = Bounds { max_prompt_tokens: 10_000, ..BOUNDS };
     let most = manifest().prompt().unwrap().max_items().unwrap() as u64;
-    let of = |ids: Vec<u64>| resolve(items(ids), manifest(), &catalog(), &bounds).unwrap();
+    let of = |ids: Vec<u64>| resolve(items(ids), manifest(), &everything(catalog()), &bounds).unwrap();
     let newest: Vec<u64> = (0..most).map(|n| n * 7 % 40 * 10).collect();
     let mut all = vec![390; 300];
     all.extend(&newest);
@@ -114,12 +117,64 @@ fn denied_items_are_exact_whatever_the_list_looks_like() {
         .map(|leaf| crate::device::Beam { leaf: catalog.leaf_of_sid(&sid(leaf)).unwrap(), score: -1.0 })
         .to_vec();
     let ids = |resolved: &Resolved| -> Vec<Vec<u64>> {
-        let results = crate::schedule::answer::results(&beams, resolved, &plan, &catalog);
+        let results = crate::schedule::answer::results(&beams, resolved, &plan, &resolved.snapshot);
         results.iter().map(|ranked| ranked.items.iter().map(|item| item.id).collect()).collect()
     };
     assert_eq!(ids(&resolved), [vec![11, 12], vec![201, 202], vec![30, 31, 32]]);
     // The cuts count what is allowed.
     assert_eq!(ids(&Resolved { max_items_per_sid: Some(1), top: 2, ..resolved }), [vec![11], vec![201]]);
+}
+
+#[test]
+fn a_view_is_a_set_that_requests_name() {
+    let catalog = catalog();
+    // One item of leaf 1, two of leaf 2.
+    let ids = [10, 21, 22];
+    let view = View::new("home", &catalog, ids.map(|id| catalog.item(id).unwrap())).unwrap();
+    let snapshot = Arc::new(Snapshot::new(Arc::clone(&catalog), vec![view, View::new("none", &catalog, []).unwrap()]));
+    let within = |view: &str, deny: Vec<u64>, snapshot: &Arc<Snapshot>| {
+        let request = Request { view: Some(view.into()), deny: ItemRefs::Ids(deny), ..tokens(vec![1]) };
+        resolve(request, manifest(), snapshot, &BOUNDS)
+    };
+    let refusal = within("shop", vec![], &snapshot).unwrap_err();
+    assert_eq!(refusal.kind, RefusalKind::Unsupported);
+    assert_eq!(refusal.message, "view \"shop\": this export has home, none");
+    let refusal = within("shop", vec![], &everything(Arc::clone(&catalog))).unwrap_err();
+    assert_eq!(refusal.message, "view \"shop\": this export has no views");
+
+    let bans = |deny: Vec<u64>, snapshot| -> Vec<usize> {
+        within("home", deny, snapshot).unwrap().banned_nodes.iter().map(Vec::len).collect()
+    };
+    // What is not in the view does not keep a leaf: exact bans count what is left.
+    assert_eq!(bans(vec![21], &snapshot), [0, 0, 0]);
+    assert_eq!(bans(vec![21, 22], &snapshot), [0, 1, 1]);
+    assert_eq!(bans(vec![10, 21, 22, 200], &snapshot), [1, 2, 2]);
+    let delisted = snapshot.after(&[Change { delists: true, unix_ms: 0, items: vec![21] }], 1);
+    assert_eq!(bans(vec![22], &Arc::new(delisted)), [0, 1, 1]);
+}
+
+/// Pinned before, answered after: what was delisted in between is not in the reply, and the next semantic ID is.
+#[test]
+fn the_newest_journal_has_the_last_word() {
+    let catalog = catalog();
+    let before = everything(Arc::clone(&catalog));
+    let resolved = resolve(Request { top: 2, ..tokens(vec![1]) }, manifest(), &before, &BOUNDS).unwrap();
+    let plan = crate::search::SearchPlan::new(manifest()).unwrap();
+    let leaf = |item| catalog.leaf_of(catalog.item(item).unwrap());
+    let beams = [10, 20, 30].map(|item| crate::device::Beam { leaf: leaf(item), score: -1.0 });
+    let delist = |items: &[u64]| Change { delists: true, unix_ms: 0, items: items.to_vec() };
+    let newest = before.after(&[delist(&[10, 11, 12, 20, 77_777])], 1);
+    let results = crate::schedule::answer::results(&beams, &resolved, &plan, &newest);
+    let ids: Vec<Vec<u64>> = results.iter().map(|r| r.items.iter().map(|item| item.id).collect()).collect();
+    assert_eq!(ids, [vec![21, 22], vec![30, 31, 32]]);
+    assert_eq!((newest.version(), newest.delisted()), (format!("{}+e1", catalog.version()), 5));
+    // In a history, delisted items still resolve.
+    let history = resolve(items(vec![10, 20]), manifest(), &Arc::new(newest), &BOUNDS).unwrap();
+    assert_eq!((history.unknown_items, history.tokens), (0, resolved_tokens(vec![10, 20])));
+}
+
+fn resolved_tokens(ids: Vec<u64>) -> Vec<u32> {
+    resolved(items(ids)).unwrap().tokens
 }
 
 #[test]
@@ -139,9 +194,9 @@ fn keys_need_a_catalogue_that_has_them() {
     let (manifest, without_keys) = export(0);
     let history = Request { history: History::Items(keys()), ..tokens(vec![1]) };
     for request in [by_key, history] {
-        let refusal = resolve(request, manifest, without_keys, &BOUNDS).unwrap_err();
+        let refusal = resolve(request, manifest, &everything(Arc::clone(without_keys)), &BOUNDS).unwrap_err();
         assert!(refusal.kind == RefusalKind::Unsupported && refusal.message.contains("keys"), "{refusal}");
     }
     let none = Request { deny: ItemRefs::Keys(vec![]), ..tokens(vec![1]) };
-    assert!(resolve(none, manifest, without_keys, &BOUNDS).is_ok());
+    assert!(resolve(none, manifest, &everything(Arc::clone(without_keys)), &BOUNDS).is_ok());
 }

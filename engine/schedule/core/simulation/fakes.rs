@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::world::Shared;
-use crate::catalog::{Catalog, NodeMask, SourceOptions, read_source};
+use crate::catalog::{Catalog, Change, NodeMask, Snapshot, SourceOptions, read_source};
 use crate::device::{
     Beam, BeamAttentionArgs, Cohort, CohortLane, CohortPlan, Device, DeviceError, DeviceFacts, Dtype, Embedding,
     ExpandArgs, ForceArgs, Head, HeadArgs, HeadSource, HistoryAttentionArgs, KvPool, KvShape, Linear, LinearArgs,
@@ -28,6 +28,20 @@ pub fn export(which: usize) -> &'static (Manifest, Arc<Catalog>) {
         let options = SourceOptions { codes: Some(codes), ..SourceOptions::default() };
         let catalog = read_source(&folder.join("items.csv"), &options, &mut |_, _| {}).unwrap().finish().unwrap();
         (manifest, Arc::new(catalog))
+    })
+}
+
+/// Snapshots of one of [`EXPORTS`]: everything live, then more and more delisted; made once.
+pub fn snapshots(which: usize) -> &'static [Arc<Snapshot>] {
+    static MADE: [OnceLock<Vec<Arc<Snapshot>>>; EXPORTS.len()] = [const { OnceLock::new() }; EXPORTS.len()];
+    MADE[which].get_or_init(|| {
+        let catalog = &export(which).1;
+        let mut made = vec![Snapshot::new(Arc::clone(catalog), Vec::new())];
+        for (epoch, items) in (1..).zip(catalog.ids().chunks(2).take(5)) {
+            let change = Change { delists: true, unix_ms: 0, items: items.to_vec() };
+            made.push(made[made.len() - 1].after(&[change], epoch));
+        }
+        made.into_iter().map(Arc::new).collect()
     })
 }
 
@@ -108,6 +122,10 @@ impl Device for FakeDevice {
             None => self.world.lock().write_prompts(batch),
             Some(cohort) => self.world.lock().write_prefixes(cohort as usize, batch),
         }
+    }
+
+    fn write_mask(&mut self, slot: u32, mask: &Arc<NodeMask>) -> Result<(), DeviceError> {
+        self.world.lock().write_mask(slot, mask)
     }
 
     fn write_cohort(&mut self, lane: CohortLane, cohort: &Cohort) -> Result<(), DeviceError> {
@@ -196,9 +214,6 @@ impl Device for FakeDevice {
         unreachable!()
     }
     fn plan_masks(&mut self, _: TrieId, _: usize) -> Result<(), DeviceError> {
-        unreachable!()
-    }
-    fn write_mask(&mut self, _: u32, _: &Arc<NodeMask>) -> Result<(), DeviceError> {
         unreachable!()
     }
     fn plan_slots(&mut self, _: SlotPlan) -> Result<(), DeviceError> {

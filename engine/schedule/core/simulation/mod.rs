@@ -20,7 +20,7 @@ use crate::model::CohortLanes;
 use crate::request::{Provenance, Recommendation, RefusalKind, StageTimings};
 use crate::schedule::resolve::Resolved;
 use crate::schedule::ticket::Ticket;
-use fakes::{FakeDevice, FakeModel, searcher};
+use fakes::{FakeDevice, FakeModel, searcher, snapshots};
 use scenario::{PATIENT, Planned, Scenario};
 use world::{Known, Shared, World, prompt};
 
@@ -57,6 +57,7 @@ pub fn parts(scenario: &Scenario, world: &Shared) -> Parts {
             page_tokens: shape.page_tokens,
             history_pages: shape.history_pages,
             decoder_prefix: shape.prefix.clone(),
+            masks: shape.masks,
         },
         stats: Arc::default(),
         clock: Box::new(move || clock.lock().now()),
@@ -105,7 +106,11 @@ impl Simulation {
             World::shared(scenario.shape.clone(), scenario.temper.clone(), scenario.lanes, scenario.seed ^ 0xFA17);
         let (to_core, incoming) = bounded(scenario.requests.len());
         let (outgoing, finished) = bounded(scenario.requests.len());
-        let known = |planned: &Planned| Known { tokens: planned.tokens, beams: planned.beams, ..Known::default() };
+        let known = |planned: &Planned| {
+            let allowed = snapshots(scenario.export)[planned.snapshot].allowed(None);
+            let mask = allowed.ok().flatten().map(|allowed| Arc::clone(allowed.nodes()));
+            Known { tokens: planned.tokens, beams: planned.beams, mask, ..Known::default() }
+        };
         world.lock().known = scenario.requests.iter().map(known).collect();
         let asked = |planned: &Planned| Asked {
             planned: planned.clone(),
@@ -179,6 +184,7 @@ impl Simulation {
                 at,
                 at + asked.planned.allowed,
             );
+            let snapshot = &snapshots(self.scenario.export)[asked.planned.snapshot];
             let resolved = Resolved {
                 id: id as u64,
                 tokens: prompt(id, asked.planned.tokens),
@@ -188,6 +194,8 @@ impl Simulation {
                 with_text: false,
                 denied: Vec::new(),
                 banned_nodes: vec![vec![id as u32]],
+                allowed: snapshot.allowed(None).unwrap().cloned(),
+                snapshot: Arc::clone(snapshot),
                 unknown_items: 0,
             };
             to_core.try_send(Newcomer { ticket, resolved, resolve: Duration::ZERO, since: now }).unwrap();

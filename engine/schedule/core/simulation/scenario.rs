@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::fakes::{EXPORTS, export};
+use super::fakes::{EXPORTS, export, snapshots};
 use super::world::{Seeded, Shape, Temper};
 use crate::search::SearchPlan;
 
@@ -14,6 +14,8 @@ pub struct Planned {
     pub beams: usize,
     pub allowed: Duration,
     pub cancel_at: Option<Duration>,
+    /// Number of the snapshot that it is resolved with.
+    pub snapshot: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -83,8 +85,16 @@ impl Scenario {
                 _ => {}
             }
             let cancel_at = (chance.below(6) == 0).then(|| at + Duration::from_micros(chance.below(5_000)));
-            scenario.requests.push(Planned { at, tokens, beams, allowed: Duration::from_micros(micros), cancel_at });
+            let allowed = Duration::from_micros(micros);
+            scenario.requests.push(Planned { at, tokens, beams, allowed, cancel_at, snapshot: 0 });
         }
+        // Delistings come while requests are under way, more of them than there are slots for.
+        let (mut newest, swaps) = (0, chance.below(3));
+        for planned in &mut scenario.requests {
+            newest += usize::from(chance.below(6) < swaps);
+            planned.snapshot = newest.min(snapshots(which).len() - 1);
+        }
+        scenario.shape.masks = chance.pick(&[1, 2, 4]);
         scenario.close_at = (chance.below(4) == 0).then(|| at.mul_f64(chance.below(100) as f64 / 100.0));
         scenario
     }
@@ -102,6 +112,7 @@ impl Scenario {
                 slots: 4,
                 page_tokens: 16,
                 history_pages: 4 * longest.div_ceil(16),
+                masks: 2,
                 prefix,
                 stages: 2,
                 levels: manifest.levels().len(),

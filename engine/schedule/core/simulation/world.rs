@@ -6,6 +6,7 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use crate::catalog::NodeMask;
 use crate::device::{Beam, Cohort, DeviceError, SlotState, TokenBatch};
 use crate::request::{Answer, RefusalKind};
 
@@ -43,6 +44,7 @@ pub struct Shape {
     pub slots: usize,
     pub page_tokens: usize,
     pub history_pages: usize,
+    pub masks: usize,
     pub prefix: Vec<u32>,
     pub stages: usize,
     pub levels: usize,
@@ -76,6 +78,8 @@ pub struct Temper {
 pub struct Known {
     pub tokens: usize,
     pub beams: usize,
+    /// What it is searched within.
+    pub mask: Option<Arc<NodeMask>>,
     /// When its beams were read.
     pub read: Option<Instant>,
     /// Answers so far: kind (`None` = results), message, when.
@@ -94,6 +98,7 @@ struct Slot {
 struct Member {
     slot: u32,
     id: usize,
+    mask: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -134,6 +139,8 @@ pub struct World {
     /// Slots of the decoder prefixes last written, by cohort lane.
     prefixes: Vec<Vec<u32>>,
     runs: Vec<Option<Run>>,
+    /// Contents of the mask slots.
+    masks: Vec<Option<Arc<NodeMask>>>,
     /// How often each lane was asked whether its beams have come.
     looked_at: Vec<u32>,
 }
@@ -154,6 +161,7 @@ impl World {
             slots: vec![Slot::default(); shape.slots],
             prefixes: vec![Vec::new(); lanes],
             runs: (0..lanes).map(|_| None).collect(),
+            masks: vec![None; shape.masks],
             looked_at: vec![0; lanes],
             shape,
             temper,
@@ -232,6 +240,7 @@ impl World {
         self.reopened += 1;
         self.slots.fill(Slot::default());
         self.runs.fill_with(|| None);
+        self.masks.fill(None);
         self.prefixes.fill(Vec::new());
         Ok(())
     }
@@ -310,7 +319,7 @@ impl World {
             }
             slot.prefilled = first;
             assert_eq!(span.last, end == self.known[id].tokens, "{span:?} of {} tokens", self.known[id].tokens);
-            members.push((Member { slot: span.slot, id }, end));
+            members.push((Member { slot: span.slot, id, mask: None }, end));
         }
         self.op("write_tokens", 500)?;
         self.prefill = Some(Batch { members, rows: batch.tokens.len() as u64, stage: 0 });
@@ -342,6 +351,16 @@ impl World {
         Ok(())
     }
 
+    pub fn write_mask(&mut self, slot: u32, mask: &Arc<NodeMask>) -> Result<(), DeviceError> {
+        let reads = |member: &Member| member.mask == Some(slot) && self.is_wanted(member.id);
+        let read = self.runs.iter().flatten().flat_map(|run| &run.members).any(reads);
+        assert!(!read, "mask slot {slot} is written while it is read");
+        assert!((slot as usize) < self.masks.len(), "mask slot {slot} of {}", self.masks.len());
+        self.op("write_mask", 200)?;
+        self.masks[slot as usize] = Some(Arc::clone(mask));
+        Ok(())
+    }
+
     pub fn write_cohort(&mut self, lane: usize, cohort: &Cohort) -> Result<(), DeviceError> {
         if let Some(run) = self.runs[lane].take() {
             let wanted = run.members.iter().any(|member| self.is_wanted(member.id));
@@ -361,7 +380,13 @@ impl World {
             assert_eq!(request.beams as usize, self.known[id].beams);
             assert!(request.first_row >= row && request.beams > 0, "{request:?} after row {row}");
             row = request.first_row + request.beams;
-            members.push(Member { slot: request.slot, id });
+            let mask = request.mask.and_then(|mask| self.masks[mask as usize].clone());
+            let is_its = match (&mask, &self.known[id].mask) {
+                (Some(mask), Some(own)) => Arc::ptr_eq(mask, own),
+                (mask, own) => mask.is_none() && own.is_none() && request.mask.is_none(),
+            };
+            assert!(is_its, "request {id} is searched within the mask of another snapshot");
+            members.push(Member { slot: request.slot, id, mask: request.mask });
         }
         assert!(row as usize <= self.shape.cohort_rows, "{row} of {} rows", self.shape.cohort_rows);
         if !self.shape.prefix.is_empty() {
