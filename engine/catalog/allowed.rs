@@ -25,6 +25,12 @@ impl Allowed {
         Allowed { items: Arc::new(items), nodes, count }
     }
 
+    /// Every item.
+    pub(super) fn everything(catalog: &Catalog) -> Allowed {
+        let items = Arc::new(bits::full(catalog.items()));
+        Allowed { items, nodes: Arc::new(NodeMask::all(catalog)), count: catalog.items() }
+    }
+
     /// The same set after some items have come or gone. Costs a copy of both bitmaps and a walk up the trie a change, or as
     /// much as building it anew where much changes.
     pub(super) fn with(&self, catalog: &Catalog, changes: &[(ItemIndex, bool)]) -> Allowed {

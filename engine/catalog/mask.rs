@@ -35,6 +35,12 @@ impl NodeMask {
         NodeMask { words: vec![0; starts[catalog.levels()]], starts }
     }
 
+    /// The mask that allows everything.
+    pub fn all(catalog: &Catalog) -> NodeMask {
+        let words = (0..catalog.levels()).flat_map(|level| bits::full(catalog.nodes(level))).collect();
+        NodeMask { words, starts: NodeMask::layout(catalog) }
+    }
+
     /// The mask that allows the given leaves.
     pub fn of_leaves(catalog: &Catalog, leaves: impl IntoIterator<Item = u32>) -> NodeMask {
         let mut mask = NodeMask::none(catalog);
@@ -128,6 +134,7 @@ mod tests {
                 mask.set_leaf(&catalog, leaf, then[leaf as usize]);
             }
             prop_assert_eq!(&mask, &of(&then));
+            prop_assert_eq!(NodeMask::all(&catalog), of(&[true; 150]));
             for level in 0..catalog.levels() {
                 for node in 0..catalog.nodes(level) as u32 {
                     let expected = catalog.leaf_range(level, node).any(|leaf| then[leaf as usize]);

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Allowed, Catalog, Change, ItemIndex, View, bits};
+use super::{Allowed, Catalog, Change, ItemIndex, View};
 
 /// A catalogue, its views and the delist epoch.
 #[derive(Clone, Debug)]
@@ -57,7 +57,7 @@ impl Snapshot {
         // What the catalogue does not know may come with the next one; until then it changes nothing here.
         let known = touched.into_iter().filter_map(|id| Some((self.catalog.item(id)?, !delisted.contains(&id))));
         let known: Vec<(ItemIndex, bool)> = known.collect();
-        let everything = || Allowed::of_items(&self.catalog, bits::full(self.catalog.items()));
+        let everything = || Allowed::everything(&self.catalog);
         let live = match (&self.live, known.iter().any(|(_, live)| !live)) {
             (None, false) => None,
             (live, _) => Some(live.clone().unwrap_or_else(everything).with(&self.catalog, &known)),

@@ -46,6 +46,9 @@ pub struct EvalArgs {
     /// Never recommend what is in the history
     #[arg(long)]
     pub deny_history: bool,
+    /// Recommend from this view of the catalogue
+    #[arg(long, value_name = "NAME")]
+    pub view: Option<String>,
     /// Requests in flight
     #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub concurrency: u16,
@@ -103,6 +106,7 @@ pub fn run(args: &EvalArgs) -> Result<(), Failure> {
 fn request(id: u64, user: &User, args: &EvalArgs) -> Request {
     let mut request = Request::new(id, History::Items(ItemRefs::Ids(user.history.clone())), args.beams, args.top);
     request.deny_history = args.deny_history;
+    request.view.clone_from(&args.view);
     request.user = Some(user.name.clone());
     request
 }

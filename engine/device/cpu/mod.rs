@@ -170,8 +170,8 @@ impl Device for CpuDevice {
     }
 
     fn plan_masks(&mut self, trie: TrieId, slots: usize) -> Result<(), DeviceError> {
-        let catalog = &self.weights.catalogs[trie.0 as usize];
-        self.lanes.masks = vec![Arc::new(NodeMask::none(catalog)); slots];
+        let none = Arc::new(NodeMask::none(&self.weights.catalogs[trie.0 as usize]));
+        self.lanes.masks = std::iter::repeat_n(none, slots).collect();
         Ok(())
     }
 
