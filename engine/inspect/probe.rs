@@ -44,6 +44,8 @@ impl Probe {
             family,
             plan: SearchPlan::new(manifest).map_err(LoadError::Unsupported)?,
             catalog: Arc::new(open_catalog(export, means.catalog)?),
+            // Nothing that is inspected is masked.
+            masks: 1,
             limits,
             choice: DeviceChoice { dtype: None, ..means.device.clone() },
         };

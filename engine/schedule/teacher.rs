@@ -132,7 +132,7 @@ impl Teacher {
     /// Computes the logits and the log-normaliser behind each row of the last batch.
     fn score(&mut self, rows: usize) -> Result<(), DeviceError> {
         let device = self.device.as_mut();
-        let request = |row: u32| CohortRequest { slot: row, beams: 1, first_row: row, banned_nodes: Vec::new() };
+        let request = |row: u32| CohortRequest { slot: row, beams: 1, first_row: row, ..CohortRequest::default() };
         let cohort = self.lanes.cohort;
         device.write_cohort(cohort, &Cohort { requests: (0..rows as u32).map(request).collect() })?;
         let x = self.model.first_hidden(device, &self.lanes)?;
