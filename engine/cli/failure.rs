@@ -107,9 +107,7 @@ impl From<LoadError> for Failure {
             LoadError::Device(_) | LoadError::Thread(_) | LoadError::Model(ModelError::Device(_)) => {
                 Failure::environment(error.to_string())
             }
-            LoadError::Limits(_) | LoadError::EmptyCatalog | LoadError::Unsupported(_) | LoadError::Model(_) => {
-                Failure::bad(error.to_string())
-            }
+            LoadError::Limits(_) | LoadError::EmptyCatalog | LoadError::Model(_) => Failure::bad(error.to_string()),
         }
     }
 }

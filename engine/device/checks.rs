@@ -1,12 +1,47 @@
-//! What every device checks of a descriptor before it writes it.
+//! What every device checks of a descriptor before it writes it, and of a head before it packs it.
 
-use super::{Cohort, CohortPlan, DeviceError, TokenBatch};
+use super::{Cohort, CohortPlan, DeviceError, HeadMatrix, HeadSource, TokenBatch};
+use crate::export::TensorView;
 
 /// Most levels that a semantic ID may have; bounds the ban lists of a request.
 pub(crate) const MAX_LEVELS: usize = 8;
 
 fn bad(op: &'static str, reason: String) -> DeviceError {
     DeviceError::Failed { op, reason }
+}
+
+impl HeadSource {
+    /// Checks shapes, and the levels' tokens against a shared matrix.
+    pub(crate) fn check(&self) -> Result<(), DeviceError> {
+        let bad = |matrix: &TensorView, reason: String| {
+            Err(DeviceError::BadWeight { name: matrix.name().to_owned(), reason })
+        };
+        match &self.matrix {
+            HeadMatrix::Shared(matrix) => {
+                let &[vocabulary, _] = matrix.shape() else {
+                    return bad(matrix, format!("a head is [vocabulary, hidden], not {:?}", matrix.shape()));
+                };
+                for (level, tokens) in self.level_tokens.iter().enumerate() {
+                    let beyond = tokens.iter().enumerate().find(|(_, token)| **token as usize >= vocabulary);
+                    if let Some((code, token)) = beyond {
+                        return bad(matrix, format!("level {level}, code {code}: token {token} of {vocabulary}"));
+                    }
+                }
+            }
+            HeadMatrix::PerLevel(matrices) => {
+                assert_eq!(matrices.len(), self.level_tokens.len(), "head: a matrix a level");
+                assert!(!self.whole_vocabulary, "head: one matrix a level has no vocabulary");
+                let hidden = matrices[0].shape().last().copied().unwrap_or_default();
+                for (level, (matrix, tokens)) in matrices.iter().zip(&self.level_tokens).enumerate() {
+                    let (wanted, shape) = ([tokens.len(), hidden], matrix.shape());
+                    if shape != wanted {
+                        return bad(matrix, format!("the head of level {level} is {wanted:?}, not {shape:?}"));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 impl TokenBatch {

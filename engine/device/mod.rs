@@ -28,6 +28,7 @@
 mod checks;
 pub mod cpu;
 pub mod cuda;
+mod exact;
 mod marks;
 
 use std::sync::Arc;
@@ -314,11 +315,26 @@ pub struct LinearSource {
     pub gated: bool,
 }
 
+/// The weights of an output head.
+#[derive(Clone, Debug)]
+pub enum HeadMatrix {
+    /// One matrix for all levels, `[vocabulary, hidden]`: a code's row is its token's.
+    Shared(TensorView),
+    /// A matrix a level, `[codes, hidden]`: row c is code c. Such a head has no vocabulary.
+    PerLevel(Vec<TensorView>),
+}
+
+impl From<TensorView> for HeadMatrix {
+    fn from(matrix: TensorView) -> HeadMatrix {
+        HeadMatrix::Shared(matrix)
+    }
+}
+
 /// The output head.
 #[derive(Clone, Debug)]
 pub struct HeadSource {
-    /// `[vocabulary, hidden]`.
-    pub matrix: TensorView,
+    /// What hidden states are multiplied with.
+    pub matrix: HeadMatrix,
     /// For each level, the token id of each code.
     pub level_tokens: Vec<Vec<u32>>,
     /// Whether the whole vocabulary is ever needed (`full_then_mask` or a scored end token).
@@ -577,8 +593,10 @@ pub enum Target {
 pub enum Normalizer {
     /// The whole vocabulary (`full_then_mask`).
     Vocabulary,
-    /// The codes of the level (`level_norm`).
+    /// The codes of the level (`level_norm`, `level_head`).
     Level,
+    /// The legal children of a beam (`mask_then_norm`): the selection computes it, and the head computes logits alone.
+    Legal,
 }
 
 /// Arguments of [`Device::head`].
@@ -596,14 +614,14 @@ pub struct HeadArgs {
     pub normalizer: Normalizer,
     /// f32 `[rows, codes of the level]` or `[rows, 1]` (in a wider buffer: column 0 onward).
     pub logits: Tensor,
-    /// f32 `[rows, 1]`: log-sum-exp in f32.
+    /// f32 `[rows, 1]`: log-sum-exp in f32. Not written for [`Normalizer::Legal`].
     pub lognorm: Tensor,
 }
 
 /// Arguments of [`Device::expand_select`].
 ///
 /// Candidates are all legal children (in the trie, not banned) of all live beams, each with score = beam's score +
-/// (logit - lognorm). The best `beams` of each request are kept by (score descending, parent rank ascending, code
+/// (logit - lognorm), where lognorm is the head's or, without one, the log-sum-exp over the beam's legal children. The best `beams` of each request are kept by (score descending, parent rank ascending, code
 /// ascending), exactly as brute force would. A score of NaN counts as negative infinity: the child stays legal, behind all
 /// others. The beam state then holds the children: node, score, next token, parent; the
 /// ancestor table follows. A request whose trie runs out keeps fewer than `beams`.
@@ -619,8 +637,8 @@ pub struct ExpandArgs {
     pub level: usize,
     /// From [`Device::head`].
     pub logits: Tensor,
-    /// From [`Device::head`].
-    pub lognorm: Tensor,
+    /// From [`Device::head`]; `None` for [`Normalizer::Legal`].
+    pub lognorm: Option<Tensor>,
 }
 
 /// Arguments of [`Device::force_token`]: every live beam takes `token` next. With `scored`, its log-probability is added and

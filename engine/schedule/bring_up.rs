@@ -31,7 +31,7 @@ pub(super) fn bring_up(config: &EngineConfig) -> Result<Loaded, LoadError> {
     let manifest = export.manifest().clone();
     let prefix = manifest.decoder_prefix().unwrap_or(&[]).to_vec();
     let family = model::family(&export)?;
-    let description = (family.describe)(&export)?;
+    let description = family.description(&export)?;
     for tensor in &description.tensors {
         export.weights().expect(&tensor.name, &tensor.shape)?;
     }
@@ -43,7 +43,7 @@ pub(super) fn bring_up(config: &EngineConfig) -> Result<Loaded, LoadError> {
             limits.max_decoder_prefix
         )));
     }
-    let plan = SearchPlan::new(&manifest).map_err(LoadError::Unsupported)?;
+    let plan = SearchPlan::new(&manifest);
     let catalog = Arc::new(open_catalog(&export, config.catalog.as_deref())?);
     let mut blueprint = Blueprint {
         export: Arc::new(export),

@@ -30,9 +30,6 @@ pub enum LoadError {
     /// The limits contradict each other or the export.
     #[error("{0}")]
     Limits(String),
-    /// The export declares something that this engine does not serve.
-    #[error("{0}")]
-    Unsupported(String),
     /// The system gave no thread.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),

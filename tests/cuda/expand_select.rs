@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use sidereal::catalog::{Catalog, CatalogBuilder, NewItem};
 use sidereal::device::{
-    Cohort, CohortLane, CohortRequest, Device, Dtype, ExpandArgs, ForceArgs, Head, HeadSource, Queue, Rows, Tensor,
-    TokenBatch, TokenLane, TrieId,
+    Cohort, CohortLane, CohortRequest, Device, Dtype, ExpandArgs, ForceArgs, Head, HeadSource, Normalizer, Queue, Rows,
+    Tensor, TokenBatch, TokenLane, TrieId,
 };
 use sidereal::export::TensorView;
 
@@ -105,13 +105,18 @@ struct Search<D> {
     tokens: Tensor, // of each beam, as an embedding shows them
     table: sidereal::device::Embedding,
     rows: usize,
+    normalizer: Normalizer,
 }
 
 /// Beams of each request after a step: node, score's bits, token.
 type Step = Vec<Vec<(u32, u32, u32)>>;
 
 impl<D: Device> Search<D> {
-    fn plan(mut device: D, case: &Case, rows: usize) -> Search<D> {
+    fn plan(device: D, case: &Case, rows: usize) -> Search<D> {
+        Search::normalized(device, case, rows, Normalizer::Level)
+    }
+
+    fn normalized(mut device: D, case: &Case, rows: usize, normalizer: Normalizer) -> Search<D> {
         let levels = case.catalog.levels();
         let codes: Vec<usize> = (0..levels).map(|level| case.catalog.codes(level) as usize).collect();
         let widest = *codes.iter().max().unwrap();
@@ -120,7 +125,8 @@ impl<D: Device> Search<D> {
         let vocabulary = widest + 4;
         let matrix = TensorView::owned("head", vec![vocabulary, 1], vec![0.0; vocabulary]);
         let level_tokens = (0..levels).map(list).collect();
-        let head = device.head_weight(&HeadSource { matrix, level_tokens, whole_vocabulary: false }).unwrap();
+        let head =
+            device.head_weight(&HeadSource { matrix: matrix.into(), level_tokens, whole_vocabulary: false }).unwrap();
         let names = TensorView::owned("tokens", vec![vocabulary, 1], (0..vocabulary).map(|id| id as f32).collect());
         let table = device.embedding(&names).unwrap();
         let logits = device.buffer(rows, widest + 1, Dtype::F32).unwrap().columns(1, widest);
@@ -133,7 +139,7 @@ impl<D: Device> Search<D> {
         let lane = device.cohort_lane(plan).unwrap();
         let prefix = device.token_lane(1, Queue::Search).unwrap();
         let trie = device.trie(&case.catalog).unwrap();
-        Search { device, lane, prefix, trie, head, logits, lognorm, tokens, table, rows }
+        Search { device, lane, prefix, trie, head, logits, lognorm, tokens, table, rows, normalizer }
     }
 
     fn begin(&mut self, case: &Case, wishes: &[Wish]) -> Vec<u32> {
@@ -203,9 +209,10 @@ impl<D: Device> Search<D> {
     /// Enqueues a step as the engine does: recorded once, replayed after.
     fn step(&mut self, step: usize, levels: usize) {
         let Search { lane, prefix, trie, head, logits, lognorm, .. } = *self;
+        let of_head = (self.normalizer != Normalizer::Legal).then_some(lognorm);
         let mut body = |device: &mut dyn Device| {
             if step < levels {
-                device.expand_select(&ExpandArgs { lane, trie, head, level: step, logits, lognorm })
+                device.expand_select(&ExpandArgs { lane, trie, head, level: step, logits, lognorm: of_head })
             } else {
                 let scored = (step == levels).then(|| (logits.columns(0, 1), lognorm));
                 device.force_token(&ForceArgs { lane, token: 1 + (step - levels) as u32, step, scored })
@@ -234,9 +241,13 @@ fn assert_equal(what: &str, actual: &[Step], expected: &[Step]) {
 
 /// Both devices find the same, and a request finds the same alone as among others.
 fn check(what: &str, case: &Case, wishes: &[Wish]) {
+    check_by(Normalizer::Level, what, case, wishes);
+}
+
+fn check_by(normalizer: Normalizer, what: &str, case: &Case, wishes: &[Wish]) {
     let rows = rows_of(wishes);
-    let expected = Search::plan(oracle(Dtype::F32), case, rows).run(case, wishes);
-    let mut search = Search::plan(cuda(Dtype::F32), case, rows);
+    let expected = Search::normalized(oracle(Dtype::F32), case, rows, normalizer).run(case, wishes);
+    let mut search = Search::normalized(cuda(Dtype::F32), case, rows, normalizer);
     assert_equal(what, &search.run(case, wishes), &expected);
     if wishes.len() > 1 {
         // The lane still holds what the search of all left there.
@@ -296,7 +307,10 @@ fn ties_in_neighbouring_runs() {
 #[test]
 fn scores_that_are_no_numbers_lose_and_zeros_have_no_sign() {
     let case = Case { catalog: uniform(&[32, 64, 16], 4000), logits: Logits::Special };
-    check("special numbers", &case, &[Wish::of(200), Wish { banned: 3, ..Wish::of(33) }]);
+    for normalizer in [Normalizer::Level, Normalizer::Legal] {
+        let what = format!("special numbers, {normalizer:?}");
+        check_by(normalizer, &what, &case, &[Wish::of(200), Wish { banned: 3, ..Wish::of(33) }]);
+    }
 }
 
 #[test]
@@ -305,6 +319,7 @@ fn a_wide_root_and_chains_of_single_children() {
     let sids = (0..6000u16).map(|id| vec![id, id.wrapping_mul(7) % 8192, id % 3]).collect();
     let case = Case { catalog: catalog(&[8192, 8192, 3], &sids), logits: Logits::Quantised(4096.0) };
     check("chains", &case, &[Wish::of(257), Wish { banned: 2, ..Wish::of(70) }]);
+    check_by(Normalizer::Legal, "normalised chains", &case, &[Wish::of(40), Wish { banned: 2, ..Wish::of(70) }]);
 }
 
 #[test]
@@ -325,7 +340,7 @@ fn more_beams_than_shared_memory_sorts() {
 #[test]
 fn more_beams_than_ranks_are_refused() {
     let case = Case { catalog: uniform(&[4, 4], 10), logits: Logits::Equal };
-    let request = CohortRequest { slot: 0, beams: 65_537, first_row: 0, banned_nodes: Vec::new() };
+    let request = CohortRequest { slot: 0, beams: 65_537, first_row: 0, ..CohortRequest::default() };
     let cohort = Cohort { requests: vec![request] };
     let of_oracle = Search::plan(oracle(Dtype::F32), &case, 65_537);
     let of_cuda = Search::plan(cuda(Dtype::F32), &case, 65_537);
@@ -348,7 +363,9 @@ fn small_random_tries() {
             seed: seed * 100 + index,
         };
         let wishes: Vec<Wish> = (0..1 + draw(3, 4)).map(wish).collect();
-        check(&format!("trie {seed}"), &case, &wishes);
+        for normalizer in [Normalizer::Level, Normalizer::Legal] {
+            check_by(normalizer, &format!("trie {seed}, {normalizer:?}"), &case, &wishes);
+        }
     }
 }
 

@@ -36,7 +36,7 @@ impl<D: Device> Rig<D> {
     fn new(mut device: D, room: usize, vocabulary: usize, levels: &[Vec<u32>]) -> Rig<D> {
         let compute = device.facts().compute;
         let matrix = TensorView::owned("head", vec![vocabulary, HIDDEN], noise(5, vocabulary * HIDDEN));
-        let source = HeadSource { matrix, level_tokens: levels.to_vec(), whole_vocabulary: true };
+        let source = HeadSource { matrix: matrix.into(), level_tokens: levels.to_vec(), whole_vocabulary: true };
         device.plan_slots(slot_plan(1, 1)).unwrap();
         // Scratch is planned whichever comes last.
         let lane = device.cohort_lane(cohort_plan(room, 3)).unwrap();
@@ -56,7 +56,7 @@ impl<D: Device> Rig<D> {
     /// Logits of `columns` columns and the log-normaliser of rows `first ..`; rows behind them hold NaN and must stay dead.
     fn run(&mut self, (first, rows, columns): (usize, usize, usize), question: Question) -> (Vec<f32>, Vec<f32>) {
         let Rig { room, lane, head, x: input, logits, lognorm, .. } = *self;
-        let request = |row, beams| CohortRequest { slot: 0, beams, first_row: row, banned_nodes: Vec::new() };
+        let request = |row, beams| CohortRequest { slot: 0, beams, first_row: row, ..CohortRequest::default() };
         let requests = match question.is_beams {
             true => vec![request(0, rows as u32)],
             false => (0..rows as u32).map(|row| request(row, 1)).collect(),
@@ -180,7 +180,7 @@ fn poisoned_hidden_states_stay_in_their_row() {
 #[test]
 fn a_token_beyond_the_vocabulary_is_named() {
     let matrix = TensorView::owned("lm_head.weight", vec![10, 4], vec![0.0; 40]);
-    let source = HeadSource { matrix, level_tokens: vec![vec![1], vec![2, 10]], whole_vocabulary: true };
+    let source = HeadSource { matrix: matrix.into(), level_tokens: vec![vec![1], vec![2, 10]], whole_vocabulary: true };
     let error = cuda(Dtype::F32).head_weight(&source).unwrap_err();
     assert!(matches!(&error, DeviceError::BadWeight { .. }));
     assert_eq!(error.to_string(), "weight lm_head.weight: level 1, code 1: token 10 of 10");

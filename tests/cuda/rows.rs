@@ -43,7 +43,7 @@ fn embedded(device: &mut dyn Device, table: &TensorView, tokens: &[u32], first_c
     device.write_tokens(lane, &TokenBatch { tokens: tokens.to_vec(), spans }).unwrap();
     device.embed(Rows::Tokens(lane), table, of_tokens).unwrap();
     let cohorts = device.cohort_lane(cohort_plan(rows, 2)).unwrap();
-    let request = CohortRequest { slot: 0, beams: 1, first_row: 0, banned_nodes: Vec::new() };
+    let request = CohortRequest { slot: 0, beams: 1, first_row: 0, ..CohortRequest::default() };
     device.write_cohort(cohorts, &Cohort { requests: vec![request] }).unwrap();
     device.embed(Rows::Beams(cohorts), table, of_beams).unwrap();
     [of_tokens, of_beams].map(|out| device.read_buffer(out, rows).unwrap())
@@ -153,7 +153,7 @@ fn travelled(device: &mut dyn Device, cols: usize, first_col: usize) -> [Vec<f32
     device.gather_last(lane, from, compact).unwrap();
     device.store_slots(lane, compact, slots).unwrap();
     let cohorts = device.cohort_lane(cohort_plan(8, 2)).unwrap();
-    let request = |slot, first_row| CohortRequest { slot, beams: 2, first_row, banned_nodes: Vec::new() };
+    let request = |slot, first_row| CohortRequest { slot, beams: 2, first_row, ..CohortRequest::default() };
     let requests = vec![request(2, 0), request(8, 3), request(4, 5)];
     device.write_cohort(cohorts, &Cohort { requests }).unwrap();
     device.load_slots(cohorts, slots, back).unwrap();

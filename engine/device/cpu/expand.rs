@@ -8,24 +8,32 @@ use std::ops::Range;
 
 use super::Isa;
 use super::lanes::{BeamRows, CohortState, RequestState};
+use super::legal::Legal;
 use super::pool::Pool;
 use super::select::{Candidates, Expansion, Parent, child_node};
 use super::store::Parts;
 use crate::catalog::Catalog;
 use crate::device::DeviceError;
 
+/// Rows of a buffer.
+#[derive(Clone, Copy)]
+pub(super) struct Columns<'a> {
+    pub(super) data: &'a [f32],
+    pub(super) stride: usize,
+}
+
 /// Logits and log-normalisers as a step reads them.
 #[derive(Clone, Copy)]
 pub(super) struct Scores<'a> {
-    pub(super) logits: &'a [f32],
-    pub(super) logits_stride: usize,
-    pub(super) lognorm: &'a [f32],
-    pub(super) lognorm_stride: usize,
+    pub(super) logits: Columns<'a>,
+    /// None where the step normalises over legal children.
+    pub(super) lognorm: Option<Columns<'a>>,
 }
 
 impl<'a> Scores<'a> {
-    fn row(&self, row: usize, columns: usize) -> (&'a [f32], f32) {
-        (&self.logits[row * self.logits_stride..][..columns], self.lognorm[row * self.lognorm_stride])
+    fn row(&self, row: usize, columns: usize) -> (&'a [f32], Option<f32>) {
+        let logits = &self.logits.data[row * self.logits.stride..][..columns];
+        (logits, self.lognorm.map(|lognorm| lognorm.data[row * lognorm.stride]))
     }
 }
 
@@ -92,7 +100,7 @@ fn select(step: &Step, cohort: &CohortState, index: usize, candidates: &mut Cand
     let request = &cohort.requests[index];
     let expansion = Expansion {
         codes: step.catalog.level_codes(step.level),
-        banned: cohort.banned(index, step.level),
+        legal: Legal { banned: cohort.banned(index, step.level) },
         beams: request.beams as usize,
         isa: step.isa,
     };
@@ -139,7 +147,7 @@ pub(super) fn force_token(cohort: &mut CohortState, token: u32, step: usize, sco
         for row in rows.clone() {
             let score = scores.map_or(now.score[row], |scores| {
                 let (logit, lognorm) = scores.row(row, 1);
-                now.score[row] + (logit[0] - lognorm)
+                now.score[row] + (logit[0] - lognorm.unwrap_or_default())
             });
             // As in a selection: NaN loses to everything, and -0 is 0.
             now.score[row] = if score.is_nan() { f32::NEG_INFINITY } else { score + 0.0 };

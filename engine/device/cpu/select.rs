@@ -10,14 +10,16 @@
 
 use std::ops::Range;
 
+use super::legal::Legal;
+use super::masked::Masked;
 use super::{Isa, reduce};
 
 /// What one request's selection reads.
 pub(super) struct Expansion<'a> {
     /// Code of each node of the level: `[nodes]`.
     pub(super) codes: &'a [u16],
-    /// Banned nodes of the level, sorted.
-    pub(super) banned: &'a [u32],
+    /// Which nodes of the level may be candidates.
+    pub(super) legal: Legal<'a>,
     /// Beams to keep.
     pub(super) beams: usize,
     pub(super) isa: Isa,
@@ -31,7 +33,8 @@ pub(super) struct Parent<'a> {
     pub(super) children: Range<u32>,
     /// Logits of the level's codes.
     pub(super) logits: &'a [f32],
-    pub(super) lognorm: f32,
+    /// The head's; without one, the log-sum-exp over the legal children.
+    pub(super) lognorm: Option<f32>,
 }
 
 /// A kept child.
@@ -46,6 +49,7 @@ pub(super) struct Child {
 #[derive(Default)]
 pub(super) struct Candidates {
     keys: Vec<u64>, // [at most 2 * beams]
+    masked: Masked,
 }
 
 impl Candidates {
@@ -63,9 +67,10 @@ impl Candidates {
             if threshold > 0 && cannot_pass(expansion, &parent, threshold) {
                 continue;
             }
-            for run in legal_runs(parent.children.clone(), expansion.banned) {
+            let lognorm = parent.lognorm.unwrap_or_else(|| self.legal_lognorm(expansion, &parent));
+            for run in expansion.legal.runs(parent.children.clone()) {
                 for &code in &expansion.codes[run.start as usize..run.end as usize] {
-                    let score = parent.score + (parent.logits[usize::from(code)] - parent.lognorm);
+                    let score = parent.score + (parent.logits[usize::from(code)] - lognorm);
                     let key = key(score, rank, code);
                     if key > threshold {
                         if self.keys.len() == 2 * expansion.beams {
@@ -83,6 +88,12 @@ impl Candidates {
             self.keep(expansion.beams);
         }
         self.keys.sort_unstable_by(|a, b| b.cmp(a));
+    }
+
+    /// Log-sum-exp over the legal children of a beam; at least the largest legal logit.
+    fn legal_lognorm(&mut self, expansion: &Expansion, parent: &Parent) -> f32 {
+        self.masked.gather(expansion.legal, parent.children.clone(), (expansion.codes, parent.logits));
+        self.masked.max() + self.masked.log_sum(1.0)
     }
 
     /// Cuts the candidates to the best `beams` and returns the worst of them.
@@ -103,13 +114,15 @@ impl Candidates {
 }
 
 /// Whether no child of `parent` can beat `threshold`. The bound is exact in f32: rounding is monotone, so no child's score,
-/// computed by the same operations, exceeds the one of the row's largest logit.
+/// computed by the same operations, exceeds the one of the row's largest logit. A normaliser over the legal children is not
+/// less than any of their logits, so that no child's score exceeds its beam's.
 fn cannot_pass(expansion: &Expansion, parent: &Parent, threshold: u64) -> bool {
+    let Some(lognorm) = parent.lognorm else { return parent.score < score_of(threshold) };
     // The scan reads logits in order, 16 at a time; it pays when it replaces a fair number of scattered reads.
     if parent.children.len() * 16 < parent.logits.len() {
         return false;
     }
-    let bound = parent.score + (reduce::max(expansion.isa, parent.logits) - parent.lognorm);
+    let bound = parent.score + (reduce::max(expansion.isa, parent.logits) - lognorm);
     bound < score_of(threshold)
 }
 
@@ -127,19 +140,6 @@ fn score_of(key: u64) -> f32 {
     let ordered = (key >> 32) as u32;
     let bits = if ordered >> 31 == 1 { ordered ^ 0x8000_0000 } else { !ordered };
     f32::from_bits(bits)
-}
-
-/// The parts of `children` between banned nodes.
-fn legal_runs(children: Range<u32>, banned: &[u32]) -> impl Iterator<Item = Range<u32>> {
-    let from = banned.partition_point(|&node| node < children.start);
-    let mut banned = banned[from..].iter().copied().take_while(move |&node| node < children.end);
-    let mut next = Some(children.start);
-    std::iter::from_fn(move || {
-        let start = next?;
-        let end = banned.next();
-        next = end.map(|node| node + 1);
-        Some(start..end.unwrap_or(children.end).max(start))
-    })
 }
 
 /// The node of `code` among `children`.

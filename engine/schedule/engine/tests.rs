@@ -37,7 +37,7 @@ fn engine(panic_at: Option<u64>) -> Engine {
         manifest: manifest.clone(),
         catalog: Arc::clone(catalog),
         bounds,
-        plan: SearchPlan::new(manifest).unwrap(),
+        plan: SearchPlan::new(manifest),
         provenance: Provenance::default(),
     };
     let facts = EngineFacts {

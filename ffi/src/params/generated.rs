@@ -10,6 +10,7 @@ pub const MAX_LEVELS: u32 = 8;
 pub const BEAM_SPLIT_TOKENS: u32 = 256;
 pub const BEAM_MAX_SPLITS: u32 = 8;
 pub const BEAM_BLOCK_SPLITS: u32 = 2;
+pub const MASKED_NORMS: u32 = 1;
 pub const EXPAND_GROUP: u32 = 32;
 pub const EXPAND_RUN_GROUPS: u32 = 8;
 pub const EXPAND_LISTED: u32 = 10;
@@ -353,6 +354,49 @@ const _: () = {
     ["Offset of field: EmbedParams::cols"][::core::mem::offset_of!(EmbedParams, cols) - 36usize];
     ["Offset of field: EmbedParams::out_stride"][::core::mem::offset_of!(EmbedParams, out_stride) - 40usize];
     ["Offset of field: EmbedParams::reserved"][::core::mem::offset_of!(EmbedParams, reserved) - 44usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct MaskedParams {
+    #[doc = " beams before this level"]
+    pub now: BeamState,
+    #[doc = " RequestEntry\\[requests\\]"]
+    pub requests: u64,
+    #[doc = " u32\\[rows\\]"]
+    pub row_request: u64,
+    #[doc = " u32\\[4\\]: requests, end of the last row"]
+    pub counts: u64,
+    #[doc = " u32\\[requests\\]\\[MAX\\_LEVELS + 1\\]"]
+    pub ban_ends: u64,
+    #[doc = " u32\\[\\] sorted within a request's level"]
+    pub ban_nodes: u64,
+    #[doc = " u16\\[nodes of the level\\]"]
+    pub codes: u64,
+    #[doc = " u32\\[nodes of the level above + 1\\]; level 0: of the root"]
+    pub first_child: u64,
+    #[doc = " f32\\[rows\\]\\[logits\\_stride\\]; at level 0 a row a request, else a row a beam"]
+    pub logits: u64,
+    #[doc = " f32\\[rows\\]\\[MASKED\\_NORMS\\], rows as those of \\`logits\\`"]
+    pub norms: u64,
+    pub logits_stride: u32,
+    pub level: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MaskedParams"][::core::mem::size_of::<MaskedParams>() - 120usize];
+    ["Alignment of MaskedParams"][::core::mem::align_of::<MaskedParams>() - 8usize];
+    ["Offset of field: MaskedParams::now"][::core::mem::offset_of!(MaskedParams, now) - 0usize];
+    ["Offset of field: MaskedParams::requests"][::core::mem::offset_of!(MaskedParams, requests) - 40usize];
+    ["Offset of field: MaskedParams::row_request"][::core::mem::offset_of!(MaskedParams, row_request) - 48usize];
+    ["Offset of field: MaskedParams::counts"][::core::mem::offset_of!(MaskedParams, counts) - 56usize];
+    ["Offset of field: MaskedParams::ban_ends"][::core::mem::offset_of!(MaskedParams, ban_ends) - 64usize];
+    ["Offset of field: MaskedParams::ban_nodes"][::core::mem::offset_of!(MaskedParams, ban_nodes) - 72usize];
+    ["Offset of field: MaskedParams::codes"][::core::mem::offset_of!(MaskedParams, codes) - 80usize];
+    ["Offset of field: MaskedParams::first_child"][::core::mem::offset_of!(MaskedParams, first_child) - 88usize];
+    ["Offset of field: MaskedParams::logits"][::core::mem::offset_of!(MaskedParams, logits) - 96usize];
+    ["Offset of field: MaskedParams::norms"][::core::mem::offset_of!(MaskedParams, norms) - 104usize];
+    ["Offset of field: MaskedParams::logits_stride"][::core::mem::offset_of!(MaskedParams, logits_stride) - 112usize];
+    ["Offset of field: MaskedParams::level"][::core::mem::offset_of!(MaskedParams, level) - 116usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -760,6 +804,7 @@ pub const PARAMETER_BYTES: &[(&str, usize)] = &[
     ("ForceParams", size_of::<ForceParams>()),
     ("CopyParams", size_of::<CopyParams>()),
     ("EmbedParams", size_of::<EmbedParams>()),
+    ("MaskedParams", size_of::<MaskedParams>()),
     ("ExpandParams", size_of::<ExpandParams>()),
     ("HeadParams", size_of::<HeadParams>()),
     ("HeadMergeParams", size_of::<HeadMergeParams>()),
@@ -793,6 +838,11 @@ unsafe impl super::KernelParams for CopyParams {
 // SAFETY: made from the header that kernels include.
 unsafe impl super::KernelParams for EmbedParams {
     const NAME: &'static str = "EmbedParams";
+}
+
+// SAFETY: made from the header that kernels include.
+unsafe impl super::KernelParams for MaskedParams {
+    const NAME: &'static str = "MaskedParams";
 }
 
 // SAFETY: made from the header that kernels include.

@@ -193,7 +193,9 @@ impl Rig {
             embedding: d.embedding(&net.embedding.view()).unwrap(),
             layers,
             last_norm: vector(d, &net.last_norm),
-            head: d.head_weight(&HeadSource { matrix: net.head.view(), level_tokens, whole_vocabulary: true }).unwrap(),
+            head: d
+                .head_weight(&HeadSource { matrix: net.head.view().into(), level_tokens, whole_vocabulary: true })
+                .unwrap(),
             trie: d.trie(&catalog).unwrap(),
             rope: d.rope(&RopeSource { positions: POSITIONS, cos: net.cos.clone(), sin: net.sin.clone() }).unwrap(),
             pool: d.kv_pool(kv).unwrap(),
@@ -299,7 +301,7 @@ impl Rig {
         let mut first_row = 0;
         let mut request = |(&slot, &beams): (&u32, &u32)| {
             first_row += beams;
-            CohortRequest { slot, beams, first_row: first_row - beams, banned_nodes: Vec::new() }
+            CohortRequest { slot, beams, first_row: first_row - beams, ..CohortRequest::default() }
         };
         let requests = slots.iter().zip(beams).map(&mut request).collect();
         self.device.write_cohort(self.cohort, &Cohort { requests }).unwrap();
@@ -314,7 +316,7 @@ impl Rig {
             };
             let (target, normalizer) = (Target::Level(level), Normalizer::Vocabulary);
             self.device.head(&HeadArgs { rows, x, head, target, normalizer, logits, lognorm }).unwrap();
-            self.device.expand_select(&ExpandArgs { lane, trie, head, level, logits, lognorm }).unwrap();
+            self.device.expand_select(&ExpandArgs { lane, trie, head, level, logits, lognorm: Some(lognorm) }).unwrap();
         }
         self.device.read_beams(lane).unwrap()
     }

@@ -94,7 +94,7 @@ fn embeddings_widen_every_type_and_refuse_tokens_beyond_the_table() {
     );
     // A new cohort's root beams have no token yet; embedding them is legal and reads token 0.
     let cohorts = device.cohort_lane(cohort_plan(4, 2)).unwrap();
-    let request = |first_row| CohortRequest { slot: 0, beams: 2, first_row, banned_nodes: Vec::new() };
+    let request = |first_row| CohortRequest { slot: 0, beams: 2, first_row, ..CohortRequest::default() };
     device.write_cohort(cohorts, &Cohort { requests: vec![request(0), request(2)] }).unwrap();
     device.embed(Rows::Beams(cohorts), table, out).unwrap();
     assert_eq!(read(&device, out, 2), [0.0, 1.0, 2.0]);
@@ -119,7 +119,7 @@ fn last_rows_travel_to_slots_and_back() {
         device.store_slots(lane, compact, slots).unwrap();
         assert_eq!((0..5).map(|slot| read(&device, slots, slot)[3]).collect::<Vec<_>>(), [0.0, 0.0, 5.0, 0.0, 1.0]);
         let cohorts = device.cohort_lane(cohort_plan(8, 2)).unwrap();
-        let request = |slot, first_row| CohortRequest { slot, beams: 4, first_row, banned_nodes: Vec::new() };
+        let request = |slot, first_row| CohortRequest { slot, beams: 4, first_row, ..CohortRequest::default() };
         device.write_cohort(cohorts, &Cohort { requests: vec![request(2, 0), request(4, 4)] }).unwrap();
         device.load_slots(cohorts, slots, back).unwrap();
         assert_eq!((0..2).map(|row| read(&device, back, row)[0]).collect::<Vec<_>>(), [5.0, 1.0]);

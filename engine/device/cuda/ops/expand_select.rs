@@ -1,16 +1,18 @@
-//! One level of the search: `expand_scan` looks at every child, `expand_finish` keeps the best and writes the next beams.
+//! One level of the search: `expand_masked` normalises over legal children where that is asked for, `expand_scan` looks at every child, `expand_finish` keeps the best and writes the next beams.
 
-use sidereal_ffi::params::ExpandParams;
+use sidereal_ffi::params::{ExpandParams, MaskedParams};
 
 use super::super::CudaDevice;
 use super::super::driver::{Kernel, Shape};
 use super::super::memory::{Memory, Purpose};
 use crate::device::{CohortPlan, DeviceError, ExpandArgs, Queue};
 
+const MASKED: Kernel = Kernel { module: "expand_masked", name: "expand_masked", dynamic_shared: 0 };
 const SCAN: Kernel = Kernel { module: "expand_select", name: "expand_scan", dynamic_shared: 0 };
 const FINISH: Kernel = Kernel { module: "expand_select", name: "expand_finish", dynamic_shared: 0 };
-pub(super) const KERNELS: [Kernel; 2] = [SCAN, FINISH];
+pub(super) const KERNELS: [Kernel; 3] = [MASKED, SCAN, FINISH];
 
+const MASKED_THREADS: u32 = 256;
 const FINISH_THREADS: u32 = 1024;
 /// Most warps of a block of `expand_scan`, each with a run of children.
 const SCAN_WARPS: usize = 8;
@@ -20,12 +22,15 @@ const RUN: usize = 8 * GROUP;
 const LISTED: usize = 10;
 const CANDIDATES: usize = 40;
 const ORDER: usize = 2;
+// As in kernels/include/params/expand_masked.h.
+const NORMS: usize = 1;
 
 /// Memory between the two kernels, and for the order of a forced token's beams. All cohort lanes share it: their operations run
 /// one after another on the search queue.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::device::cuda) struct Scratch {
     room: Room,
+    norms: u64,      // f32[rows][NORMS]
     parents: u64,    // u32[rows][4]
     groups: u64,     // u32[rows][groups of the widest node][2]
     run_keys: u64,   // u64[rows][runs of the widest node]
@@ -62,6 +67,7 @@ impl Scratch {
         };
         Ok(Scratch {
             room,
+            norms: part("normalisers over legal children", rows, NORMS * word)?,
             parents: part("beams as parents", rows, 4 * word)?,
             groups: part("groups of children", rows, groups * 2 * word)?,
             run_keys: part("runs of children", rows, runs * key)?,
@@ -107,6 +113,25 @@ impl CudaDevice {
         let rows = if args.level == 0 { lane.extent.requests } else { lane.extent.rows };
         assert!(args.logits.cols >= known, "{op}: {} logit columns for {known} codes", args.logits.cols);
         let (view, scratch) = (lane.view(), self.scratch.expand);
+        let (logits, logits_stride) = (self.place(op, args.logits, rows, args.logits.cols), args.logits.stride as u32);
+        let (lognorm, lognorm_stride) = match args.lognorm {
+            Some(lognorm) => (self.place(op, lognorm, rows, 1), lognorm.stride as u32),
+            None => (scratch.norms, NORMS as u32),
+        };
+        let masked = MaskedParams {
+            now: lane.now().into(),
+            requests: view.requests,
+            row_request: view.row_request,
+            counts: view.requests_count,
+            ban_ends: view.ban_ends,
+            ban_nodes: view.ban_nodes,
+            codes: level.codes,
+            first_child: level.first_child,
+            logits,
+            norms: scratch.norms,
+            logits_stride,
+            level: args.level as u32,
+        };
         let params = ExpandParams {
             now: lane.now().into(),
             next: lane.next().into(),
@@ -118,8 +143,8 @@ impl CudaDevice {
             codes: level.codes,
             first_child: level.first_child,
             tokens: tokens.address,
-            logits: self.place(op, args.logits, rows, args.logits.cols),
-            lognorm: self.place(op, args.lognorm, rows, 1),
+            logits,
+            lognorm,
             parents: scratch.parents,
             groups: scratch.groups,
             run_keys: scratch.run_keys,
@@ -129,8 +154,8 @@ impl CudaDevice {
             order: scratch.order,
             group_stride: scratch.room.widest.div_ceil(GROUP) as u32,
             run_stride: scratch.room.widest.div_ceil(RUN) as u32,
-            logits_stride: args.logits.stride as u32,
-            lognorm_stride: args.lognorm.stride as u32,
+            logits_stride,
+            lognorm_stride,
             level: args.level as u32,
             rows: lane.plan.rows as u32,
         };
@@ -139,6 +164,9 @@ impl CudaDevice {
             let [x, y] = grid.map(|count| count as u32);
             Shape { queue: Queue::Search, grid: [x, y, 1], threads, dynamic_shared: 0 }
         };
+        if args.lognorm.is_none() {
+            self.launch(&MASKED, shape([lane.extent.rows, 1], MASKED_THREADS), masked)?;
+        }
         let warps = runs.clamp(1, SCAN_WARPS);
         self.launch(&SCAN, shape([rows, runs.div_ceil(warps)], 32 * warps as u32), params)?;
         self.launch(&FINISH, shape([lane.extent.requests, 1], FINISH_THREADS), params)

@@ -242,7 +242,7 @@ pub fn history(
 /// A lane of one request of `rows` beams, none of which has chosen a token. Slots are planned before.
 pub fn beam_lane(device: &mut CudaDevice, rows: usize) -> Result<CohortLane, DeviceError> {
     let lane = device.cohort_lane(CohortPlan { rows, steps: LEVELS, requests: 1, banned_nodes: 64 })?;
-    let request = CohortRequest { slot: 0, beams: rows as u32, first_row: 0, banned_nodes: Vec::new() };
+    let request = CohortRequest { slot: 0, beams: rows as u32, first_row: 0, ..CohortRequest::default() };
     device.write_cohort(lane, &Cohort { requests: vec![request] })?;
     Ok(lane)
 }
@@ -269,12 +269,12 @@ impl Search {
         let codes = catalog.codes(0) as usize;
         let level_tokens =
             (0..LEVELS).map(|level| (0..codes).map(|code| (level * codes + code) as u32).collect()).collect();
-        let head = HeadSource { matrix: matrix(4, LEVELS * codes, 64), level_tokens, whole_vocabulary: true };
+        let head = HeadSource { matrix: matrix(4, LEVELS * codes, 64).into(), level_tokens, whole_vocabulary: true };
         let request = |index: usize| CohortRequest {
             slot: index as u32,
             beams: beams as u32,
             first_row: (index * beams) as u32,
-            banned_nodes: Vec::new(),
+            ..CohortRequest::default()
         };
         Ok(Search {
             lane: device.cohort_lane(CohortPlan { rows, steps: LEVELS, requests, banned_nodes: 64 })?,
@@ -294,7 +294,7 @@ impl Search {
     /// Expands and selects one level.
     pub fn step(&self, device: &mut dyn Device, level: usize) -> Result<(), DeviceError> {
         let Search { lane, trie, head, logits, lognorm, .. } = *self;
-        device.expand_select(&ExpandArgs { lane, trie, head, level, logits, lognorm })
+        device.expand_select(&ExpandArgs { lane, trie, head, level, logits, lognorm: Some(lognorm) })
     }
 
     /// Leaf and score of the beams, to know how many there are.
