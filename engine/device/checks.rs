@@ -2,6 +2,7 @@
 
 use super::{Cohort, CohortPlan, DeviceError, HeadMatrix, HeadSource, TokenBatch};
 use crate::export::TensorView;
+use crate::sampling::Sampling;
 
 /// Most levels that a semantic ID may have; bounds the ban lists of a request.
 pub(crate) const MAX_LEVELS: usize = 8;
@@ -89,6 +90,11 @@ impl Cohort {
             if request.banned_nodes.len() > MAX_LEVELS {
                 let levels = request.banned_nodes.len();
                 return Err(bad(op, format!("request {index}: bans for {levels} levels; {MAX_LEVELS} at most")));
+            }
+            if let Some(sampling) =
+                request.sampling.filter(|sampling| !Sampling::TEMPERATURES.contains(&sampling.temperature))
+            {
+                return Err(bad(op, format!("request {index}: temperature {}", sampling.temperature)));
             }
             if let Some(level) = request.banned_nodes.iter().position(|nodes| !nodes.is_sorted()) {
                 return Err(bad(op, format!("request {index}: banned nodes of level {level} are not sorted")));

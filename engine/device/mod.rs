@@ -30,12 +30,14 @@ pub mod cpu;
 pub mod cuda;
 mod exact;
 mod marks;
+mod noise;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::catalog::Catalog;
 use crate::export::TensorView;
+use crate::sampling::{LogProb, Sampling};
 
 pub(crate) use checks::MAX_LEVELS;
 pub(crate) use marks::Marks;
@@ -287,6 +289,10 @@ pub struct CohortRequest {
     pub first_row: u32,
     /// For each level, the sorted node ids that must not be expanded: every leaf below them is banned.
     pub banned_nodes: Vec<Vec<u32>>,
+    /// Draw children instead of keeping the best. `beams` is then how many semantic IDs are drawn.
+    pub sampling: Option<Sampling>,
+    /// Read each level's log-probabilities with the beams.
+    pub log_probs: bool,
 }
 
 /// Requests searched together. `write_cohort` also resets the lane's beam state: each request starts with one live beam at
@@ -298,12 +304,16 @@ pub struct Cohort {
 }
 
 /// A finished beam.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Beam {
     /// Leaf of the trie (node id at the last level).
     pub leaf: u32,
-    /// Sum of log-probabilities, before any length penalty.
+    /// Sum of raw log-probabilities, before any length penalty.
     pub score: f32,
+    /// Perturbed log-probability, where beams are distinct samples.
+    pub key: Option<f32>,
+    /// Of each step, where the request asks for them.
+    pub log_probs: Vec<LogProb>,
 }
 
 /// Rows of one or more weight matrices, stacked: `[sum of rows, in]`.
@@ -623,7 +633,9 @@ pub struct HeadArgs {
 /// Candidates are all legal children (in the trie, not banned) of all live beams, each with score = beam's score +
 /// (logit - lognorm), where lognorm is the head's or, without one, the log-sum-exp over the beam's legal children. The best `beams` of each request are kept by (score descending, parent rank ascending, code
 /// ascending), exactly as brute force would. A score of NaN counts as negative infinity: the child stays legal, behind all
-/// others. The beam state then holds the children: node, score, next token, parent; the
+/// others. With sampling, children are drawn from the softmax of logit / temperature over each beam's legal children instead:
+/// one for each beam (at level 0: for each of `beams` sequences), or `beams` without replacement, best perturbed
+/// log-probability first; scores still sum (logit - lognorm). The beam state then holds the children: node, score, next token, parent; the
 /// ancestor table follows. A request whose trie runs out keeps fewer than `beams`.
 #[derive(Clone, Copy, Debug)]
 pub struct ExpandArgs {
@@ -642,7 +654,7 @@ pub struct ExpandArgs {
 }
 
 /// Arguments of [`Device::force_token`]: every live beam takes `token` next. With `scored`, its log-probability is added and
-/// the beams of a request are re-ordered by (score descending, parent rank ascending).
+/// the beams of a request are re-ordered by (score descending, parent rank ascending), unless they were sampled.
 #[derive(Clone, Copy, Debug)]
 pub struct ForceArgs {
     /// The cohort.

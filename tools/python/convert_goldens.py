@@ -16,7 +16,7 @@ from convert_errors import Refused
 from convert_manifest import prompt_tokens
 from golden_search import Scorer, Trie
 
-SCORES = ("full_then_mask", "level_norm")
+SCORES = ("full_then_mask", "mask_then_norm", "level_norm")
 LENGTHS = (1, 3, 10, 30, 5, 100)  # items of a random history, in turn
 AGREE = 1e-4
 

@@ -6,6 +6,7 @@
 
 mod attend;
 pub mod attention;
+mod draw;
 mod expand;
 pub mod gemm;
 mod head;

@@ -51,6 +51,8 @@ impl Core {
                     beams: beams as u32,
                     first_row: rows as u32,
                     banned_nodes: std::mem::take(&mut resolved.banned_nodes),
+                    sampling: resolved.sampling,
+                    log_probs: resolved.log_probs,
                 });
                 self.ready.remove(0);
                 slots.push(slot);

@@ -3,6 +3,7 @@
 use super::*;
 use crate::catalog::{CatalogBuilder, NewItem};
 use crate::export::Manifest;
+use crate::sampling::SamplingKind;
 use crate::schedule::core::simulation::fakes::export;
 
 const BOUNDS: Bounds =
@@ -44,6 +45,7 @@ fn the_door_names_what_is_wrong() {
     let base = || tokens(vec![1, 2, 3]);
     let deny = |count: u64| ItemRefs::Ids((0..count).collect());
     let bad = RefusalKind::BadRequest;
+    let sampling = |temperature| Some(Sampling { kind: SamplingKind::Distinct, seed: 1, temperature });
     for (request, kind, told) in [
         (Request { beams: 0, ..base() }, bad, "beams is 0"),
         (Request { beams: 17, ..base() }, bad, "beams is 17; the limit is 16"),
@@ -51,6 +53,9 @@ fn the_door_names_what_is_wrong() {
         (Request { top: 0, ..base() }, bad, "top is 0"),
         (Request { top: 9, ..base() }, bad, "top is 9; it must be 1 to beams (8)"),
         (Request { max_items_per_sid: Some(0), ..base() }, bad, "max_items_per_sid"),
+        (Request { sampling: sampling(f32::NAN), ..base() }, bad, "temperature is NaN; it must be 0.01 to 100"),
+        (Request { sampling: sampling(0.0), ..base() }, bad, "temperature is 0;"),
+        (Request { sampling: sampling(f32::INFINITY), ..base() }, bad, "temperature is inf"),
         (Request { view: Some("home".into()), ..base() }, RefusalKind::Unsupported, "view"),
         (Request { scenario: Some(3), ..base() }, RefusalKind::Unsupported, "scenario"),
         (tokens(vec![]), bad, "tokens is empty"),
@@ -111,7 +116,11 @@ fn denied_items_are_exact_whatever_the_list_looks_like() {
 
     let plan = crate::search::SearchPlan::new(manifest());
     let beams: Vec<_> = [1, 20, 3]
-        .map(|leaf| crate::device::Beam { leaf: catalog.leaf_of_sid(&sid(leaf)).unwrap(), score: -1.0 })
+        .map(|leaf| crate::device::Beam {
+            leaf: catalog.leaf_of_sid(&sid(leaf)).unwrap(),
+            score: -1.0,
+            ..Default::default()
+        })
         .to_vec();
     let ids = |resolved: &Resolved| -> Vec<Vec<u64>> {
         let results = crate::schedule::answer::results(&beams, resolved, &plan, &catalog);

@@ -5,17 +5,21 @@
 pub const DTYPE_F32: u32 = 0;
 pub const DTYPE_BF16: u32 = 1;
 pub const DTYPE_F16: u32 = 2;
+pub const SAMPLING_NONE: u32 = 0;
+pub const SAMPLING_INDEPENDENT: u32 = 1;
+pub const SAMPLING_DISTINCT: u32 = 2;
 pub const QUERY_TILE_ROWS: u32 = 64;
 pub const MAX_LEVELS: u32 = 8;
 pub const BEAM_SPLIT_TOKENS: u32 = 256;
 pub const BEAM_MAX_SPLITS: u32 = 8;
 pub const BEAM_BLOCK_SPLITS: u32 = 2;
-pub const MASKED_NORMS: u32 = 1;
+pub const MASKED_NORMS: u32 = 4;
 pub const EXPAND_GROUP: u32 = 32;
 pub const EXPAND_RUN_GROUPS: u32 = 8;
 pub const EXPAND_LISTED: u32 = 10;
 pub const EXPAND_CANDIDATES: u32 = 40;
 pub const EXPAND_ORDER: u32 = 2;
+pub const EXPAND_NONE: u32 = 4294967295;
 pub const GEMM_GROUP: u32 = 32;
 pub const GEMM_K_PADDING: u32 = 64;
 pub const HEAD_PARTIAL_COLUMNS: u32 = 64;
@@ -99,16 +103,22 @@ pub struct BeamState {
     pub live: u64,
     #[doc = " u32\\[steps\\]\\[rows\\]"]
     pub ancestors: u64,
+    #[doc = " f32\\[rows\\] sum of behaviour log-probabilities; of distinct samples only"]
+    pub log_prob: u64,
+    #[doc = " f32\\[rows\\] perturbed log-probability; of distinct samples only"]
+    pub key: u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of BeamState"][::core::mem::size_of::<BeamState>() - 40usize];
+    ["Size of BeamState"][::core::mem::size_of::<BeamState>() - 56usize];
     ["Alignment of BeamState"][::core::mem::align_of::<BeamState>() - 8usize];
     ["Offset of field: BeamState::node"][::core::mem::offset_of!(BeamState, node) - 0usize];
     ["Offset of field: BeamState::score"][::core::mem::offset_of!(BeamState, score) - 8usize];
     ["Offset of field: BeamState::token"][::core::mem::offset_of!(BeamState, token) - 16usize];
     ["Offset of field: BeamState::live"][::core::mem::offset_of!(BeamState, live) - 24usize];
     ["Offset of field: BeamState::ancestors"][::core::mem::offset_of!(BeamState, ancestors) - 32usize];
+    ["Offset of field: BeamState::log_prob"][::core::mem::offset_of!(BeamState, log_prob) - 40usize];
+    ["Offset of field: BeamState::key"][::core::mem::offset_of!(BeamState, key) - 48usize];
 };
 #[doc = " One request of a cohort."]
 #[repr(C)]
@@ -119,16 +129,27 @@ pub struct RequestEntry {
     pub beams: u32,
     #[doc = " its rows are first\\_row .. first\\_row + beams"]
     pub first_row: u32,
-    pub reserved: u32,
+    #[doc = " SAMPLING\\_NONE, .."]
+    pub sampling: u32,
+    pub seed_low: u32,
+    pub seed_high: u32,
+    #[doc = " 1 / temperature"]
+    pub scale: f32,
+    #[doc = " perturbed log-probability of the root, of distinct samples"]
+    pub root_key: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of RequestEntry"][::core::mem::size_of::<RequestEntry>() - 16usize];
+    ["Size of RequestEntry"][::core::mem::size_of::<RequestEntry>() - 32usize];
     ["Alignment of RequestEntry"][::core::mem::align_of::<RequestEntry>() - 4usize];
     ["Offset of field: RequestEntry::slot"][::core::mem::offset_of!(RequestEntry, slot) - 0usize];
     ["Offset of field: RequestEntry::beams"][::core::mem::offset_of!(RequestEntry, beams) - 4usize];
     ["Offset of field: RequestEntry::first_row"][::core::mem::offset_of!(RequestEntry, first_row) - 8usize];
-    ["Offset of field: RequestEntry::reserved"][::core::mem::offset_of!(RequestEntry, reserved) - 12usize];
+    ["Offset of field: RequestEntry::sampling"][::core::mem::offset_of!(RequestEntry, sampling) - 12usize];
+    ["Offset of field: RequestEntry::seed_low"][::core::mem::offset_of!(RequestEntry, seed_low) - 16usize];
+    ["Offset of field: RequestEntry::seed_high"][::core::mem::offset_of!(RequestEntry, seed_high) - 20usize];
+    ["Offset of field: RequestEntry::scale"][::core::mem::offset_of!(RequestEntry, scale) - 24usize];
+    ["Offset of field: RequestEntry::root_key"][::core::mem::offset_of!(RequestEntry, root_key) - 28usize];
 };
 #[doc = " A block of query rows that belong to one slot and stand one after another."]
 #[repr(C)]
@@ -229,11 +250,11 @@ pub struct BeginParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of BeginParams"][::core::mem::size_of::<BeginParams>() - 56usize];
+    ["Size of BeginParams"][::core::mem::size_of::<BeginParams>() - 72usize];
     ["Alignment of BeginParams"][::core::mem::align_of::<BeginParams>() - 8usize];
     ["Offset of field: BeginParams::state"][::core::mem::offset_of!(BeginParams, state) - 0usize];
-    ["Offset of field: BeginParams::requests"][::core::mem::offset_of!(BeginParams, requests) - 40usize];
-    ["Offset of field: BeginParams::counts"][::core::mem::offset_of!(BeginParams, counts) - 48usize];
+    ["Offset of field: BeginParams::requests"][::core::mem::offset_of!(BeginParams, requests) - 56usize];
+    ["Offset of field: BeginParams::counts"][::core::mem::offset_of!(BeginParams, counts) - 64usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -250,6 +271,8 @@ pub struct ForceParams {
     pub logits: u64,
     #[doc = " f32\\[rows\\]\\[lognorm\\_stride\\]; 0 when the token is not scored"]
     pub lognorm: u64,
+    #[doc = " f32\\[steps\\]\\[rows\\]\\[2\\]"]
+    pub log_probs: u64,
     #[doc = " scratch u64\\[rows\\]\\[EXPAND\\_ORDER\\]"]
     pub order: u64,
     pub logits_stride: u32,
@@ -263,21 +286,22 @@ pub struct ForceParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of ForceParams"][::core::mem::size_of::<ForceParams>() - 144usize];
+    ["Size of ForceParams"][::core::mem::size_of::<ForceParams>() - 184usize];
     ["Alignment of ForceParams"][::core::mem::align_of::<ForceParams>() - 8usize];
     ["Offset of field: ForceParams::now"][::core::mem::offset_of!(ForceParams, now) - 0usize];
-    ["Offset of field: ForceParams::next"][::core::mem::offset_of!(ForceParams, next) - 40usize];
-    ["Offset of field: ForceParams::requests"][::core::mem::offset_of!(ForceParams, requests) - 80usize];
-    ["Offset of field: ForceParams::counts"][::core::mem::offset_of!(ForceParams, counts) - 88usize];
-    ["Offset of field: ForceParams::logits"][::core::mem::offset_of!(ForceParams, logits) - 96usize];
-    ["Offset of field: ForceParams::lognorm"][::core::mem::offset_of!(ForceParams, lognorm) - 104usize];
-    ["Offset of field: ForceParams::order"][::core::mem::offset_of!(ForceParams, order) - 112usize];
-    ["Offset of field: ForceParams::logits_stride"][::core::mem::offset_of!(ForceParams, logits_stride) - 120usize];
-    ["Offset of field: ForceParams::lognorm_stride"][::core::mem::offset_of!(ForceParams, lognorm_stride) - 124usize];
-    ["Offset of field: ForceParams::token"][::core::mem::offset_of!(ForceParams, token) - 128usize];
-    ["Offset of field: ForceParams::step"][::core::mem::offset_of!(ForceParams, step) - 132usize];
-    ["Offset of field: ForceParams::rows"][::core::mem::offset_of!(ForceParams, rows) - 136usize];
-    ["Offset of field: ForceParams::reserved"][::core::mem::offset_of!(ForceParams, reserved) - 140usize];
+    ["Offset of field: ForceParams::next"][::core::mem::offset_of!(ForceParams, next) - 56usize];
+    ["Offset of field: ForceParams::requests"][::core::mem::offset_of!(ForceParams, requests) - 112usize];
+    ["Offset of field: ForceParams::counts"][::core::mem::offset_of!(ForceParams, counts) - 120usize];
+    ["Offset of field: ForceParams::logits"][::core::mem::offset_of!(ForceParams, logits) - 128usize];
+    ["Offset of field: ForceParams::lognorm"][::core::mem::offset_of!(ForceParams, lognorm) - 136usize];
+    ["Offset of field: ForceParams::log_probs"][::core::mem::offset_of!(ForceParams, log_probs) - 144usize];
+    ["Offset of field: ForceParams::order"][::core::mem::offset_of!(ForceParams, order) - 152usize];
+    ["Offset of field: ForceParams::logits_stride"][::core::mem::offset_of!(ForceParams, logits_stride) - 160usize];
+    ["Offset of field: ForceParams::lognorm_stride"][::core::mem::offset_of!(ForceParams, lognorm_stride) - 164usize];
+    ["Offset of field: ForceParams::token"][::core::mem::offset_of!(ForceParams, token) - 168usize];
+    ["Offset of field: ForceParams::step"][::core::mem::offset_of!(ForceParams, step) - 172usize];
+    ["Offset of field: ForceParams::rows"][::core::mem::offset_of!(ForceParams, rows) - 176usize];
+    ["Offset of field: ForceParams::reserved"][::core::mem::offset_of!(ForceParams, reserved) - 180usize];
 };
 #[doc = " Which row the i-th copy reads or writes: word i \\* stride of the list, or i itself when there is no list."]
 #[repr(C)]
@@ -378,25 +402,37 @@ pub struct MaskedParams {
     pub logits: u64,
     #[doc = " f32\\[rows\\]\\[MASKED\\_NORMS\\], rows as those of \\`logits\\`"]
     pub norms: u64,
+    #[doc = " f32\\[rows\\]\\[key\\_stride\\]: perturbed log-probability of each child of a beam of distinct samples"]
+    pub keys: u64,
+    #[doc = " u32\\[rows\\]: place of the child that an independent sequence took, EXPAND\\_NONE if none"]
+    pub draws: u64,
     pub logits_stride: u32,
+    #[doc = " children that the widest node of the trie has"]
+    pub key_stride: u32,
     pub level: u32,
+    #[doc = " 1 when requests that are not sampled need the log-normaliser too"]
+    pub normalizes: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MaskedParams"][::core::mem::size_of::<MaskedParams>() - 120usize];
+    ["Size of MaskedParams"][::core::mem::size_of::<MaskedParams>() - 160usize];
     ["Alignment of MaskedParams"][::core::mem::align_of::<MaskedParams>() - 8usize];
     ["Offset of field: MaskedParams::now"][::core::mem::offset_of!(MaskedParams, now) - 0usize];
-    ["Offset of field: MaskedParams::requests"][::core::mem::offset_of!(MaskedParams, requests) - 40usize];
-    ["Offset of field: MaskedParams::row_request"][::core::mem::offset_of!(MaskedParams, row_request) - 48usize];
-    ["Offset of field: MaskedParams::counts"][::core::mem::offset_of!(MaskedParams, counts) - 56usize];
-    ["Offset of field: MaskedParams::ban_ends"][::core::mem::offset_of!(MaskedParams, ban_ends) - 64usize];
-    ["Offset of field: MaskedParams::ban_nodes"][::core::mem::offset_of!(MaskedParams, ban_nodes) - 72usize];
-    ["Offset of field: MaskedParams::codes"][::core::mem::offset_of!(MaskedParams, codes) - 80usize];
-    ["Offset of field: MaskedParams::first_child"][::core::mem::offset_of!(MaskedParams, first_child) - 88usize];
-    ["Offset of field: MaskedParams::logits"][::core::mem::offset_of!(MaskedParams, logits) - 96usize];
-    ["Offset of field: MaskedParams::norms"][::core::mem::offset_of!(MaskedParams, norms) - 104usize];
-    ["Offset of field: MaskedParams::logits_stride"][::core::mem::offset_of!(MaskedParams, logits_stride) - 112usize];
-    ["Offset of field: MaskedParams::level"][::core::mem::offset_of!(MaskedParams, level) - 116usize];
+    ["Offset of field: MaskedParams::requests"][::core::mem::offset_of!(MaskedParams, requests) - 56usize];
+    ["Offset of field: MaskedParams::row_request"][::core::mem::offset_of!(MaskedParams, row_request) - 64usize];
+    ["Offset of field: MaskedParams::counts"][::core::mem::offset_of!(MaskedParams, counts) - 72usize];
+    ["Offset of field: MaskedParams::ban_ends"][::core::mem::offset_of!(MaskedParams, ban_ends) - 80usize];
+    ["Offset of field: MaskedParams::ban_nodes"][::core::mem::offset_of!(MaskedParams, ban_nodes) - 88usize];
+    ["Offset of field: MaskedParams::codes"][::core::mem::offset_of!(MaskedParams, codes) - 96usize];
+    ["Offset of field: MaskedParams::first_child"][::core::mem::offset_of!(MaskedParams, first_child) - 104usize];
+    ["Offset of field: MaskedParams::logits"][::core::mem::offset_of!(MaskedParams, logits) - 112usize];
+    ["Offset of field: MaskedParams::norms"][::core::mem::offset_of!(MaskedParams, norms) - 120usize];
+    ["Offset of field: MaskedParams::keys"][::core::mem::offset_of!(MaskedParams, keys) - 128usize];
+    ["Offset of field: MaskedParams::draws"][::core::mem::offset_of!(MaskedParams, draws) - 136usize];
+    ["Offset of field: MaskedParams::logits_stride"][::core::mem::offset_of!(MaskedParams, logits_stride) - 144usize];
+    ["Offset of field: MaskedParams::key_stride"][::core::mem::offset_of!(MaskedParams, key_stride) - 148usize];
+    ["Offset of field: MaskedParams::level"][::core::mem::offset_of!(MaskedParams, level) - 152usize];
+    ["Offset of field: MaskedParams::normalizes"][::core::mem::offset_of!(MaskedParams, normalizes) - 156usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -425,6 +461,14 @@ pub struct ExpandParams {
     pub logits: u64,
     #[doc = " f32\\[rows\\]\\[lognorm\\_stride\\]"]
     pub lognorm: u64,
+    #[doc = " from expand\\_masked: f32\\[rows\\]\\[MASKED\\_NORMS\\]"]
+    pub norms: u64,
+    #[doc = " from expand\\_masked: f32\\[rows\\]\\[key\\_stride\\]"]
+    pub keys: u64,
+    #[doc = " from expand\\_masked: u32\\[rows\\]"]
+    pub draws: u64,
+    #[doc = " f32\\[steps\\]\\[rows\\]\\[2\\]: behaviour and raw log-probability of the token of that step and row"]
+    pub log_probs: u64,
     #[doc = " scratch: u32\\[rows\\]\\[4\\]: score, log-normaliser, first child, children"]
     pub parents: u64,
     #[doc = " scratch: u32\\[rows\\]\\[group\\_stride\\]\\[2\\]: best score, legal children"]
@@ -445,39 +489,47 @@ pub struct ExpandParams {
     pub run_stride: u32,
     pub logits_stride: u32,
     pub lognorm_stride: u32,
+    pub key_stride: u32,
     pub level: u32,
-    #[doc = " row capacity of the ancestor tables"]
+    #[doc = " row capacity of the ancestor and log-probability tables"]
     pub rows: u32,
+    pub reserved: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of ExpandParams"][::core::mem::size_of::<ExpandParams>() - 240usize];
+    ["Size of ExpandParams"][::core::mem::size_of::<ExpandParams>() - 312usize];
     ["Alignment of ExpandParams"][::core::mem::align_of::<ExpandParams>() - 8usize];
     ["Offset of field: ExpandParams::now"][::core::mem::offset_of!(ExpandParams, now) - 0usize];
-    ["Offset of field: ExpandParams::next"][::core::mem::offset_of!(ExpandParams, next) - 40usize];
-    ["Offset of field: ExpandParams::requests"][::core::mem::offset_of!(ExpandParams, requests) - 80usize];
-    ["Offset of field: ExpandParams::row_request"][::core::mem::offset_of!(ExpandParams, row_request) - 88usize];
-    ["Offset of field: ExpandParams::counts"][::core::mem::offset_of!(ExpandParams, counts) - 96usize];
-    ["Offset of field: ExpandParams::ban_ends"][::core::mem::offset_of!(ExpandParams, ban_ends) - 104usize];
-    ["Offset of field: ExpandParams::ban_nodes"][::core::mem::offset_of!(ExpandParams, ban_nodes) - 112usize];
-    ["Offset of field: ExpandParams::codes"][::core::mem::offset_of!(ExpandParams, codes) - 120usize];
-    ["Offset of field: ExpandParams::first_child"][::core::mem::offset_of!(ExpandParams, first_child) - 128usize];
-    ["Offset of field: ExpandParams::tokens"][::core::mem::offset_of!(ExpandParams, tokens) - 136usize];
-    ["Offset of field: ExpandParams::logits"][::core::mem::offset_of!(ExpandParams, logits) - 144usize];
-    ["Offset of field: ExpandParams::lognorm"][::core::mem::offset_of!(ExpandParams, lognorm) - 152usize];
-    ["Offset of field: ExpandParams::parents"][::core::mem::offset_of!(ExpandParams, parents) - 160usize];
-    ["Offset of field: ExpandParams::groups"][::core::mem::offset_of!(ExpandParams, groups) - 168usize];
-    ["Offset of field: ExpandParams::run_keys"][::core::mem::offset_of!(ExpandParams, run_keys) - 176usize];
-    ["Offset of field: ExpandParams::run_counts"][::core::mem::offset_of!(ExpandParams, run_counts) - 184usize];
-    ["Offset of field: ExpandParams::listed"][::core::mem::offset_of!(ExpandParams, listed) - 192usize];
-    ["Offset of field: ExpandParams::candidates"][::core::mem::offset_of!(ExpandParams, candidates) - 200usize];
-    ["Offset of field: ExpandParams::order"][::core::mem::offset_of!(ExpandParams, order) - 208usize];
-    ["Offset of field: ExpandParams::group_stride"][::core::mem::offset_of!(ExpandParams, group_stride) - 216usize];
-    ["Offset of field: ExpandParams::run_stride"][::core::mem::offset_of!(ExpandParams, run_stride) - 220usize];
-    ["Offset of field: ExpandParams::logits_stride"][::core::mem::offset_of!(ExpandParams, logits_stride) - 224usize];
-    ["Offset of field: ExpandParams::lognorm_stride"][::core::mem::offset_of!(ExpandParams, lognorm_stride) - 228usize];
-    ["Offset of field: ExpandParams::level"][::core::mem::offset_of!(ExpandParams, level) - 232usize];
-    ["Offset of field: ExpandParams::rows"][::core::mem::offset_of!(ExpandParams, rows) - 236usize];
+    ["Offset of field: ExpandParams::next"][::core::mem::offset_of!(ExpandParams, next) - 56usize];
+    ["Offset of field: ExpandParams::requests"][::core::mem::offset_of!(ExpandParams, requests) - 112usize];
+    ["Offset of field: ExpandParams::row_request"][::core::mem::offset_of!(ExpandParams, row_request) - 120usize];
+    ["Offset of field: ExpandParams::counts"][::core::mem::offset_of!(ExpandParams, counts) - 128usize];
+    ["Offset of field: ExpandParams::ban_ends"][::core::mem::offset_of!(ExpandParams, ban_ends) - 136usize];
+    ["Offset of field: ExpandParams::ban_nodes"][::core::mem::offset_of!(ExpandParams, ban_nodes) - 144usize];
+    ["Offset of field: ExpandParams::codes"][::core::mem::offset_of!(ExpandParams, codes) - 152usize];
+    ["Offset of field: ExpandParams::first_child"][::core::mem::offset_of!(ExpandParams, first_child) - 160usize];
+    ["Offset of field: ExpandParams::tokens"][::core::mem::offset_of!(ExpandParams, tokens) - 168usize];
+    ["Offset of field: ExpandParams::logits"][::core::mem::offset_of!(ExpandParams, logits) - 176usize];
+    ["Offset of field: ExpandParams::lognorm"][::core::mem::offset_of!(ExpandParams, lognorm) - 184usize];
+    ["Offset of field: ExpandParams::norms"][::core::mem::offset_of!(ExpandParams, norms) - 192usize];
+    ["Offset of field: ExpandParams::keys"][::core::mem::offset_of!(ExpandParams, keys) - 200usize];
+    ["Offset of field: ExpandParams::draws"][::core::mem::offset_of!(ExpandParams, draws) - 208usize];
+    ["Offset of field: ExpandParams::log_probs"][::core::mem::offset_of!(ExpandParams, log_probs) - 216usize];
+    ["Offset of field: ExpandParams::parents"][::core::mem::offset_of!(ExpandParams, parents) - 224usize];
+    ["Offset of field: ExpandParams::groups"][::core::mem::offset_of!(ExpandParams, groups) - 232usize];
+    ["Offset of field: ExpandParams::run_keys"][::core::mem::offset_of!(ExpandParams, run_keys) - 240usize];
+    ["Offset of field: ExpandParams::run_counts"][::core::mem::offset_of!(ExpandParams, run_counts) - 248usize];
+    ["Offset of field: ExpandParams::listed"][::core::mem::offset_of!(ExpandParams, listed) - 256usize];
+    ["Offset of field: ExpandParams::candidates"][::core::mem::offset_of!(ExpandParams, candidates) - 264usize];
+    ["Offset of field: ExpandParams::order"][::core::mem::offset_of!(ExpandParams, order) - 272usize];
+    ["Offset of field: ExpandParams::group_stride"][::core::mem::offset_of!(ExpandParams, group_stride) - 280usize];
+    ["Offset of field: ExpandParams::run_stride"][::core::mem::offset_of!(ExpandParams, run_stride) - 284usize];
+    ["Offset of field: ExpandParams::logits_stride"][::core::mem::offset_of!(ExpandParams, logits_stride) - 288usize];
+    ["Offset of field: ExpandParams::lognorm_stride"][::core::mem::offset_of!(ExpandParams, lognorm_stride) - 292usize];
+    ["Offset of field: ExpandParams::key_stride"][::core::mem::offset_of!(ExpandParams, key_stride) - 296usize];
+    ["Offset of field: ExpandParams::level"][::core::mem::offset_of!(ExpandParams, level) - 300usize];
+    ["Offset of field: ExpandParams::rows"][::core::mem::offset_of!(ExpandParams, rows) - 304usize];
+    ["Offset of field: ExpandParams::reserved"][::core::mem::offset_of!(ExpandParams, reserved) - 308usize];
 };
 #[doc = " x W^T of the rows that live now."]
 #[repr(C)]

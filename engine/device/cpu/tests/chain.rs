@@ -164,7 +164,7 @@ fn a_poisoned_request_neither_panics_nor_touches_its_neighbour() {
     }
     let beams = rig.device.read_beams(rig.lane).unwrap();
     // All of the poisoned request's scores are negative infinity, so ranks and codes alone decide.
-    let expected: Vec<Beam> = (0..3).map(|leaf| Beam { leaf, score: f32::NEG_INFINITY }).collect();
+    let expected: Vec<Beam> = (0..3).map(|leaf| Beam { leaf, score: f32::NEG_INFINITY, ..Beam::default() }).collect();
     assert_eq!(beams[0], expected);
     assert!(beams[1].iter().all(|beam| beam.score.is_finite()));
 }

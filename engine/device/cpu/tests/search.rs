@@ -58,7 +58,7 @@ pub(super) fn hash(seed: u64, words: &[u16]) -> u64 {
 }
 
 /// The logits of a beam's next level: a function of its request and prefix.
-fn logits_of(case: &Case, seed: u64, prefix: &[u16]) -> Vec<f32> {
+pub(super) fn logits_of(case: &Case, seed: u64, prefix: &[u16]) -> Vec<f32> {
     let codes = case.codes[prefix.len()];
     let value = |code| {
         let mut words = prefix.to_vec();
@@ -131,7 +131,13 @@ pub(super) fn cohort_of(trie: &Trie, case: &Case, wishes: &[Wish]) -> Cohort {
     let mut request = |(slot, wish): (u32, &Wish)| {
         let first_row = next + wish.gap;
         next = first_row + wish.beams;
-        CohortRequest { slot, beams: wish.beams, first_row, banned_nodes: banned_nodes(trie, case, wish) }
+        CohortRequest {
+            slot,
+            beams: wish.beams,
+            first_row,
+            banned_nodes: banned_nodes(trie, case, wish),
+            ..CohortRequest::default()
+        }
     };
     Cohort { requests: (0..).zip(wishes).map(&mut request).collect() }
 }

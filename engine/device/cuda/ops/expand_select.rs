@@ -1,4 +1,4 @@
-//! One level of the search: `expand_masked` normalises over legal children where that is asked for, `expand_scan` looks at every child, `expand_finish` keeps the best and writes the next beams.
+//! One level of the search: `expand_masked` normalises over legal children and draws from them where that is asked for, `expand_scan` looks at every child, `expand_finish` keeps the best and writes the next beams.
 
 use sidereal_ffi::params::{ExpandParams, MaskedParams};
 
@@ -23,7 +23,7 @@ const LISTED: usize = 10;
 const CANDIDATES: usize = 40;
 const ORDER: usize = 2;
 // As in kernels/include/params/expand_masked.h.
-const NORMS: usize = 1;
+const NORMS: usize = 4;
 
 /// Memory between the two kernels, and for the order of a forced token's beams. All cohort lanes share it: their operations run
 /// one after another on the search queue.
@@ -31,6 +31,8 @@ const NORMS: usize = 1;
 pub(in crate::device::cuda) struct Scratch {
     room: Room,
     norms: u64,      // f32[rows][NORMS]
+    keys: u64,       // f32[rows][children of the widest node]
+    draws: u64,      // u32[rows]
     parents: u64,    // u32[rows][4]
     groups: u64,     // u32[rows][groups of the widest node][2]
     run_keys: u64,   // u64[rows][runs of the widest node]
@@ -68,6 +70,8 @@ impl Scratch {
         Ok(Scratch {
             room,
             norms: part("normalisers over legal children", rows, NORMS * word)?,
+            keys: part("perturbed log-probabilities", rows, widest * word)?,
+            draws: part("drawn children", rows, word)?,
             parents: part("beams as parents", rows, 4 * word)?,
             groups: part("groups of children", rows, groups * 2 * word)?,
             run_keys: part("runs of children", rows, runs * key)?,
@@ -129,8 +133,12 @@ impl CudaDevice {
             first_child: level.first_child,
             logits,
             norms: scratch.norms,
+            keys: scratch.keys,
+            draws: scratch.draws,
             logits_stride,
+            key_stride: scratch.room.widest as u32,
             level: args.level as u32,
+            normalizes: u32::from(args.lognorm.is_none()),
         };
         let params = ExpandParams {
             now: lane.now().into(),
@@ -145,6 +153,10 @@ impl CudaDevice {
             tokens: tokens.address,
             logits,
             lognorm,
+            norms: scratch.norms,
+            keys: scratch.keys,
+            draws: scratch.draws,
+            log_probs: view.log_probs,
             parents: scratch.parents,
             groups: scratch.groups,
             run_keys: scratch.run_keys,
@@ -156,15 +168,17 @@ impl CudaDevice {
             run_stride: scratch.room.widest.div_ceil(RUN) as u32,
             logits_stride,
             lognorm_stride,
+            key_stride: scratch.room.widest as u32,
             level: args.level as u32,
             rows: lane.plan.rows as u32,
+            reserved: 0,
         };
         let runs = level.widest.div_ceil(RUN);
         let shape = |grid: [usize; 2], threads| {
             let [x, y] = grid.map(|count| count as u32);
             Shape { queue: Queue::Search, grid: [x, y, 1], threads, dynamic_shared: 0 }
         };
-        if args.lognorm.is_none() {
+        if args.lognorm.is_none() || lane.extent.sampled {
             self.launch(&MASKED, shape([lane.extent.rows, 1], MASKED_THREADS), masked)?;
         }
         let warps = runs.clamp(1, SCAN_WARPS);
