@@ -35,7 +35,7 @@ constexpr int WARPS = THREADS / 32;
 struct Children {
     const uint16_t* codes;
     const float* logits;
-    Banned banned;
+    Legal legal;
     uint32_t first;
     uint32_t count;
 };
@@ -44,7 +44,7 @@ struct Children {
 template <class F>
 DEVICE void for_each_legal(const Children& children, F f) {
     for (uint32_t place = threadIdx.x; place < children.count; place += THREADS) {
-        if (children.banned.count > 0 && is_banned(children.banned, children.first + place)) continue;
+        if (!is_legal(children.legal, children.first + place)) continue;
         f(place, __ldg(children.logits + __ldg(children.codes + place)));
     }
 }
@@ -150,7 +150,7 @@ KERNEL(THREADS) expand_masked(const __grid_constant__ MaskedParams p) {
     children.codes = pointer<const uint16_t>(p.codes) + children.first;
     const uint32_t logits_row = p.level == 0 ? request : row;
     children.logits = pointer<const float>(p.logits) + static_cast<size_t>(logits_row) * p.logits_stride;
-    children.banned = banned_among(p, request, children.first, children.count);
+    children.legal = legal_among(p.legal, request, entry.mask, children.first, children.count);
 
     float most = negative_infinity();
     for_each_legal(children, [&](uint32_t, float logit) { most = fmaxf(most, logit); });

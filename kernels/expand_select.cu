@@ -84,7 +84,7 @@ DEVICE uint32_t child_score(const ExpandParams& p, const Parent& parent, const V
 // One beam as expand_scan looks at it.
 struct Scanned {
     Parent parent;
-    Banned banned;
+    Legal legal;
     Values values;
     uint32_t request;
     uint32_t row;
@@ -105,10 +105,11 @@ DEVICE uint32_t scan_run(const ExpandParams& p, const Scanned& beam, uint32_t ru
             const uint32_t score = child_score(p, beam.parent, beam.values, min(place, children - 1));
             scores[i] = place < children ? score : 0;
         }
-        if (beam.banned.count > 0) {
+        if (restricts(beam.legal)) {
 #pragma unroll
             for (int i = 0; i < SCAN_UNROLL; i++) {
-                if (is_banned(beam.banned, beam.parent.first + start + i * EXPAND_GROUP)) scores[i] = 0;
+                const uint32_t place = min(start + i * EXPAND_GROUP, children - 1);
+                if (!is_legal(beam.legal, beam.parent.first + place)) scores[i] = 0;
             }
         }
 #pragma unroll
@@ -131,8 +132,8 @@ KERNEL(SCAN_THREADS) expand_scan(const __grid_constant__ ExpandParams p) {
     Scanned beam;
     beam.request = p.level == 0 ? blockIdx.x : pointer<const uint32_t>(p.row_request)[blockIdx.x];
     if (beam.request == ~0u) return;
-    const RequestEntry& entry = pointer<const RequestEntry>(p.requests)[beam.request];
-    const uint32_t first_row = entry.first_row, sampling = entry.sampling;
+    const RequestEntry request = pointer<const RequestEntry>(p.requests)[beam.request];
+    const uint32_t first_row = request.first_row, sampling = request.sampling;
     if (sampling == SAMPLING_INDEPENDENT) return;  // each beam has drawn its child
     beam.rank = p.level == 0 ? 0 : blockIdx.x - first_row;
     beam.row = first_row + beam.rank;
@@ -157,7 +158,7 @@ KERNEL(SCAN_THREADS) expand_scan(const __grid_constant__ ExpandParams p) {
         lognorm = pointer<const float>(p.lognorm)[logits_row * p.lognorm_stride];
     }
     beam.parent = Parent{score, lognorm, first, children};
-    beam.banned = banned_among(p, beam.request, first, children);
+    beam.legal = legal_among(p.legal, beam.request, request.mask, first, children);
     uint2 group;
     const uint32_t best = scan_run(p, beam, run, group);
     const uint32_t at = run * EXPAND_RUN_GROUPS + lane;

@@ -9,6 +9,7 @@
 
 mod arrange;
 mod bans;
+pub(crate) mod bits;
 mod builder;
 mod diff;
 mod error;
@@ -17,6 +18,7 @@ mod gallop;
 mod info;
 mod items;
 mod layout;
+mod mask;
 mod source;
 mod starts;
 mod structure;
@@ -34,6 +36,7 @@ pub use error::{CatalogError, Place, Unit};
 pub use format::{MAX_VERSION_BYTES, Section, SectionKind};
 pub use info::{CatalogInfo, HeaviestLeaf, LevelInfo, SectionInfo, info};
 use layout::Layout;
+pub use mask::NodeMask;
 pub use source::{Progress, SourceFormat, SourceOptions, read_source};
 pub use verify::{Report, verify};
 

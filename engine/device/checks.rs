@@ -1,6 +1,7 @@
 //! What every device checks of a descriptor before it writes it, and of a head before it packs it.
 
 use super::{Cohort, CohortPlan, DeviceError, HeadMatrix, HeadSource, TokenBatch};
+use crate::catalog::NodeMask;
 use crate::export::TensorView;
 use crate::sampling::Sampling;
 
@@ -45,6 +46,15 @@ impl HeadSource {
     }
 }
 
+/// Checks that a mask has the `words` words of one of `slots` slots.
+pub(crate) fn check_mask(mask: &NodeMask, words: usize, (slot, slots): (u32, usize)) -> Result<(), DeviceError> {
+    let given = mask.words().len();
+    if (slot as usize) < slots && given == words {
+        return Ok(());
+    }
+    Err(bad("write_mask", format!("{given} words for mask slot {slot} of {slots}, of {words} words each")))
+}
+
 impl TokenBatch {
     /// Checks that the spans cover the rows of a lane of `rows` rows and `spans` spans, over `slots` slots.
     pub(crate) fn check(&self, (rows, spans): (usize, usize), slots: usize) -> Result<(), DeviceError> {
@@ -68,8 +78,8 @@ impl TokenBatch {
 }
 
 impl Cohort {
-    /// Checks that the requests stand one behind the other in a lane of this plan, over `slots` slots.
-    pub(crate) fn check(&self, plan: &CohortPlan, slots: usize) -> Result<(), DeviceError> {
+    /// Checks that the requests stand one behind the other in a lane of this plan, over `slots` slots and `masks` masks.
+    pub(crate) fn check(&self, plan: &CohortPlan, (slots, masks): (usize, usize)) -> Result<(), DeviceError> {
         let op = "write_cohort";
         let CohortPlan { rows, requests, banned_nodes, .. } = *plan;
         let banned: usize = self.requests.iter().flat_map(|request| &request.banned_nodes).map(Vec::len).sum();
@@ -95,6 +105,9 @@ impl Cohort {
                 request.sampling.filter(|sampling| !Sampling::TEMPERATURES.contains(&sampling.temperature))
             {
                 return Err(bad(op, format!("request {index}: temperature {}", sampling.temperature)));
+            }
+            if let Some(mask) = request.mask.filter(|&mask| mask as usize >= masks) {
+                return Err(bad(op, format!("request {index}: mask slot {mask} of {masks}")));
             }
             if let Some(level) = request.banned_nodes.iter().position(|nodes| !nodes.is_sorted()) {
                 return Err(bad(op, format!("request {index}: banned nodes of level {level} are not sorted")));

@@ -12,8 +12,8 @@
 //!   A workspace belongs to one queue. [`Device::write_cohort`] puts the search queue behind all prefill enqueued so far.
 //! * **Writes are ordered with operations.** A descriptor may be written while operations that read its former contents are
 //!   still enqueued, and a cohort may be given up without being read: a device orders writes behind what was enqueued.
-//! * **No operation argument varies by request.** Lengths, block tables, beam widths and bans live in device-resident
-//!   descriptors ([`SlotState`], [`TokenBatch`], [`Cohort`]), written by the `write_*` methods. Arguments are handles,
+//! * **No operation argument varies by request.** Lengths, block tables, beam widths, bans and masks live in
+//!   device-resident descriptors ([`SlotState`], [`TokenBatch`], [`Cohort`], mask slots), written by the `write_*` methods. Arguments are handles,
 //!   layer numbers, levels and steps, so that the sequence of calls for a lane and step can be captured once and replayed.
 //!   For that, a step is enqueued through [`Device::replay`].
 //! * **Outputs stand apart.** An operation's output is in another buffer than its inputs; only [`Epilogue::Residual`] reads
@@ -35,11 +35,11 @@ mod noise;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, NodeMask};
 use crate::export::TensorView;
 use crate::sampling::{LogProb, Sampling};
 
-pub(crate) use checks::MAX_LEVELS;
+pub(crate) use checks::{MAX_LEVELS, check_mask};
 pub(crate) use marks::Marks;
 
 /// Element type of a buffer.
@@ -289,6 +289,9 @@ pub struct CohortRequest {
     pub first_row: u32,
     /// For each level, the sorted node ids that must not be expanded: every leaf below them is banned.
     pub banned_nodes: Vec<Vec<u32>>,
+    /// The mask slot of the nodes that may be expanded; every node if there is none. The slot holds what was last written
+    /// to it before the cohort, and may be written again once the cohort has been read or given up.
+    pub mask: Option<u32>,
     /// Draw children instead of keeping the best. `beams` is then how many semantic IDs are drawn.
     pub sampling: Option<Sampling>,
     /// Read each level's log-probabilities with the beams.
@@ -630,8 +633,9 @@ pub struct HeadArgs {
 
 /// Arguments of [`Device::expand_select`].
 ///
-/// Candidates are all legal children (in the trie, not banned) of all live beams, each with score = beam's score +
-/// (logit - lognorm), where lognorm is the head's or, without one, the log-sum-exp over the beam's legal children. The best `beams` of each request are kept by (score descending, parent rank ascending, code
+/// Candidates are all legal children (in the trie, in the request's mask, not banned) of all live beams, each with score =
+/// beam's score + (logit - lognorm), where lognorm is the head's or, without one, the log-sum-exp over the beam's legal
+/// children. The best `beams` of each request are kept by (score descending, parent rank ascending, code
 /// ascending), exactly as brute force would. A score of NaN counts as negative infinity: the child stays legal, behind all
 /// others. With sampling, children are drawn from the softmax of logit / temperature over each beam's legal children instead:
 /// one for each beam (at level 0: for each of `beams` sequences), or `beams` without replacement, best perturbed
@@ -694,6 +698,9 @@ pub trait Device: Send {
     fn own_slab(&mut self, shape: OwnShape) -> Result<OwnSlab, DeviceError>;
     /// A catalogue's trie.
     fn trie(&mut self, catalog: &Arc<Catalog>) -> Result<TrieId, DeviceError>;
+    /// Mask slots over the nodes of a trie, which allow nothing yet. Planned once, for the one trie that requests with a mask
+    /// are searched in.
+    fn plan_masks(&mut self, trie: TrieId, slots: usize) -> Result<(), DeviceError>;
     /// The sequence slots. Planned before the lanes.
     fn plan_slots(&mut self, plan: SlotPlan) -> Result<(), DeviceError>;
     /// A lane for token batches of at most `rows` rows, whose operations run on `queue`.
@@ -709,6 +716,8 @@ pub trait Device: Send {
     fn write_slot(&mut self, slot: u32, state: &SlotState) -> Result<(), DeviceError>;
     /// Fills a token lane.
     fn write_tokens(&mut self, lane: TokenLane, batch: &TokenBatch) -> Result<(), DeviceError>;
+    /// Fills a mask slot: at most once for a new set of allowed items, not for every request.
+    fn write_mask(&mut self, slot: u32, mask: &Arc<NodeMask>) -> Result<(), DeviceError>;
     /// Fills a cohort lane and resets its beam state.
     fn write_cohort(&mut self, lane: CohortLane, cohort: &Cohort) -> Result<(), DeviceError>;
 

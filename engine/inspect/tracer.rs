@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::matrix::Matrix;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, NodeMask};
 use crate::device::{
     Beam, BeamAttentionArgs, Cohort, CohortLane, CohortPlan, Device, DeviceError, DeviceFacts, Dtype, Embedding,
     Epilogue, ExpandArgs, ForceArgs, Head, HeadArgs, HeadSource, HistoryAttentionArgs, KvPool, KvShape, KvTarget,
@@ -215,6 +215,10 @@ impl Device for Tracer {
         self.inner.trie(catalog)
     }
 
+    fn plan_masks(&mut self, trie: TrieId, slots: usize) -> Result<(), DeviceError> {
+        self.inner.plan_masks(trie, slots)
+    }
+
     fn plan_slots(&mut self, plan: SlotPlan) -> Result<(), DeviceError> {
         self.inner.plan_slots(plan)
     }
@@ -238,6 +242,10 @@ impl Device for Tracer {
     fn write_tokens(&mut self, lane: TokenLane, batch: &TokenBatch) -> Result<(), DeviceError> {
         self.batches.insert(lane, batch.clone());
         self.inner.write_tokens(lane, batch)
+    }
+
+    fn write_mask(&mut self, slot: u32, mask: &Arc<NodeMask>) -> Result<(), DeviceError> {
+        self.inner.write_mask(slot, mask)
     }
 
     fn write_cohort(&mut self, lane: CohortLane, cohort: &Cohort) -> Result<(), DeviceError> {

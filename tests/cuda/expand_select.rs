@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use sidereal::catalog::{Catalog, CatalogBuilder, NewItem};
+use sidereal::catalog::{Catalog, CatalogBuilder, NewItem, NodeMask};
 use sidereal::device::{
     Beam, Cohort, CohortLane, CohortRequest, Device, Dtype, ExpandArgs, ForceArgs, Head, HeadSource, Normalizer, Queue,
     Rows, Tensor, TokenBatch, TokenLane, TrieId,
@@ -32,13 +32,15 @@ struct Wish {
     gap: u32,
     /// One in this many nodes of each level is banned; 0 for none, 1 for all but those of level 0.
     banned: u64,
+    /// Its mask, by slot (see `masks`).
+    mask: Option<u32>,
     seed: u64,
     sampling: Option<Sampling>,
 }
 
 impl Wish {
     fn of(beams: u32) -> Wish {
-        Wish { beams, gap: 0, banned: 0, seed: u64::from(beams), sampling: None }
+        Wish { beams, gap: 0, banned: 0, mask: None, seed: u64::from(beams), sampling: None }
     }
 }
 
@@ -95,6 +97,19 @@ fn banned_nodes(case: &Case, wish: &Wish) -> Vec<Vec<u32>> {
     (0..case.catalog.levels()).map(nodes).collect()
 }
 
+/// Masks that allow everything, every third leaf, one leaf, nothing, and all leaves of the first half of the trie.
+fn masks(catalog: &Catalog) -> [NodeMask; 5] {
+    let leaves = catalog.leaves() as u32;
+    let of = |allowed: &dyn Fn(&u32) -> bool| NodeMask::of_leaves(catalog, (0..leaves).filter(allowed));
+    [
+        of(&|_| true),
+        of(&|leaf| hash(7, u64::from(*leaf)).is_multiple_of(3)),
+        of(&|leaf| *leaf == leaves / 2),
+        of(&|_| false),
+        of(&|leaf| *leaf < leaves / 2),
+    ]
+}
+
 /// A device with the case's trie and room for `rows` beams.
 struct Search<D> {
     device: D,
@@ -149,6 +164,11 @@ impl<D: Device> Search<D> {
         let lane = device.cohort_lane(plan).unwrap();
         let prefix = device.token_lane(1, Queue::Search).unwrap();
         let trie = device.trie(&case.catalog).unwrap();
+        let masks = masks(&case.catalog);
+        device.plan_masks(trie, masks.len()).unwrap();
+        for (slot, mask) in (0..).zip(masks) {
+            device.write_mask(slot, &Arc::new(mask)).unwrap();
+        }
         Search { device, lane, prefix, trie, head, logits, lognorm, tokens, table, rows, normalizer }
     }
 
@@ -162,6 +182,7 @@ impl<D: Device> Search<D> {
                 beams: wish.beams,
                 first_row,
                 banned_nodes: banned_nodes(case, wish),
+                mask: wish.mask,
                 sampling: wish.sampling,
                 log_probs: true,
             }
@@ -227,6 +248,16 @@ impl<D: Device> Search<D> {
         steps
     }
 
+    /// Enqueues the first level of a cohort's search.
+    fn enqueue_first_level(&mut self, case: &Case, wishes: &[Wish]) {
+        self.begin(case, wishes);
+        let columns = case.catalog.codes(0) as usize;
+        let scores = |(row, wish): (usize, &Wish)| (row, scores_of(case.logits, hash(wish.seed, 0), 0, columns));
+        let rows: Vec<_> = wishes.iter().enumerate().map(scores).collect();
+        self.write_scores(columns, &rows);
+        self.step(0, case.catalog.levels());
+    }
+
     /// Enqueues a step as the engine does: recorded once, replayed after.
     fn step(&mut self, step: usize, levels: usize) {
         let Search { lane, prefix, trie, head, logits, lognorm, .. } = *self;
@@ -290,7 +321,7 @@ fn every_beam_width_finds_what_the_oracle_finds() {
 #[test]
 fn requests_of_different_widths_share_a_cohort() {
     let case = Case { catalog: uniform(&[16, 32, 8, 8], 5000), logits: Logits::Quantised(64.0) };
-    let wish = |beams, gap, banned, seed| Wish { beams, gap, banned, seed, sampling: None };
+    let wish = |beams, gap, banned, seed| Wish { beams, gap, banned, mask: None, seed, sampling: None };
     let wishes = [wish(5, 0, 3, 1), wish(128, 2, 0, 2), wish(1, 0, 2, 3), wish(40, 1, 7, 4), wish(33, 0, 2, 5)];
     check("different widths", &case, &wishes);
 }
@@ -303,6 +334,68 @@ fn banned_requests_keep_nothing_and_stay_empty() {
     let mut search = Search::plan(cuda(Dtype::F32), &case, 20);
     let steps = search.run(&case, &[all]);
     assert_eq!(steps.iter().map(|step| step[0].len()).collect::<Vec<_>>(), [16, 0, 0, 0, 0]);
+}
+
+#[test]
+fn masks_and_bans_together() {
+    let case = Case { catalog: uniform(&[16, 32, 40], 5000), logits: Logits::Quantised(64.0) };
+    let wish = |(mask, banned): (Option<u32>, u64)| Wish { mask, banned, ..Wish::of(33) };
+    let wishes =
+        [(Some(0), 0), (None, 0), (Some(1), 0), (Some(1), 3), (Some(2), 0), (Some(3), 0), (Some(4), 2)].map(wish);
+    check("masks", &case, &wishes);
+    let mut search = Search::plan(cuda(Dtype::F32), &case, rows_of(&wishes));
+    let leaves = search.run(&case, &wishes).swap_remove(2);
+    let masks = masks(&case.catalog);
+    for (wish, beams) in wishes.iter().zip(&leaves) {
+        let allowed = |beam: &State| wish.mask.is_none_or(|slot| masks[slot as usize].contains(2, beam.0));
+        assert!(beams.iter().all(allowed), "{wish:?}");
+    }
+    assert_eq!(leaves.iter().map(Vec::len).collect::<Vec<_>>(), [33, 33, 33, 33, 1, 0, 33]);
+}
+
+/// A slot may be written while searches that read what it held are still enqueued.
+#[test]
+fn a_slot_written_again_serves_the_next_cohort_only() {
+    let case = Case { catalog: uniform(&[16, 32, 8], 3000), logits: Logits::Quantised(64.0) };
+    let [all, third, ..] = masks(&case.catalog).map(Arc::new);
+    let wishes = [Wish { mask: Some(0), ..Wish::of(40) }];
+    let mut oracle = Search::plan(oracle(Dtype::F32), &case, 40);
+    let mut search = Search::plan(cuda(Dtype::F32), &case, 40);
+    let found = [&all, &third, &all].map(|mask| {
+        oracle.device.write_mask(0, mask).unwrap();
+        search.device.write_mask(0, mask).unwrap();
+        let expected = oracle.run(&case, &wishes);
+        assert_equal("written again", &search.run(&case, &wishes), &expected);
+        expected
+    });
+    assert_ne!(found[0], found[1]);
+    // Overwritten behind a search that nobody has read yet.
+    search.device.write_mask(0, &third).unwrap();
+    search.enqueue_first_level(&case, &wishes);
+    search.device.write_mask(0, &all).unwrap();
+    let beams = search.device.read_beams(search.lane).unwrap();
+    let first: Vec<u32> = beams[0].iter().map(|beam| beam.leaf).collect();
+    assert_eq!(first, found[1][0][0].iter().map(|beam| beam.0).collect::<Vec<_>>());
+    assert_eq!(search.device.recorded_steps(), 5);
+}
+
+#[test]
+fn a_mask_that_is_not_planned_is_refused() {
+    let case = Case { catalog: uniform(&[4, 4], 10), logits: Logits::Equal };
+    let other = Arc::new(NodeMask::none(&uniform(&[200, 4], 700)));
+    let request = CohortRequest { slot: 0, beams: 1, mask: Some(5), ..CohortRequest::default() };
+    let cohort = Cohort { requests: vec![request] };
+    let mut of_cuda = Search::plan(cuda(Dtype::F32), &case, 4);
+    let mut of_oracle = Search::plan(oracle(Dtype::F32), &case, 4);
+    for (slot, reason) in [(0, "words"), (5, "slot 5 of 5")] {
+        let errors = [of_oracle.device.write_mask(slot, &other), of_cuda.device.write_mask(slot, &other)];
+        let [a, b] = errors.map(|error| error.unwrap_err().to_string());
+        assert_eq!(a, b);
+        assert!(a.contains(reason), "{a}");
+    }
+    let refusals = [of_oracle.refusal(&cohort), of_cuda.refusal(&cohort)];
+    assert_eq!(refusals[0], refusals[1]);
+    assert!(refusals[0].contains("mask slot 5 of 5"), "{}", refusals[0]);
 }
 
 #[test]
@@ -381,6 +474,7 @@ fn small_random_tries() {
             beams: 1 + draw(20 + index, 50) as u32,
             gap: draw(30 + index, 3) as u32,
             banned: [0, 2, 5, 1][draw(40 + index, 4) as usize],
+            mask: [None, None, Some(0), Some(1), Some(1), Some(2), Some(3), Some(4)][draw(50 + index, 8) as usize],
             seed: seed * 100 + index,
             sampling: None,
         };
@@ -417,8 +511,8 @@ fn samples_are_what_the_oracle_draws() {
         let wishes = [
             sampled(Wish::of(33), distinct, 1.0),
             Wish { gap: 2, banned: 3, ..Wish::of(20) },
-            sampled(Wish { gap: 1, banned: 3, ..Wish::of(65) }, independent, 0.5),
-            sampled(Wish { banned: 2, ..Wish::of(300) }, distinct, 3.0),
+            sampled(Wish { gap: 1, banned: 3, mask: Some(0), ..Wish::of(65) }, independent, 0.5),
+            sampled(Wish { banned: 2, mask: Some(1), ..Wish::of(300) }, distinct, 3.0),
             sampled(Wish::of(1), independent, 1.0),
         ];
         for normalizer in [Normalizer::Level, Normalizer::Legal] {

@@ -5,6 +5,7 @@
 //! its parent, `ancestors[r][s]` is r itself. No KV moves.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::Isa;
 use super::lanes::{BeamRows, CohortState, RequestState};
@@ -12,7 +13,7 @@ use super::legal::Legal;
 use super::pool::Pool;
 use super::select::{Candidates, Expansion, Parent, child_node, settled};
 use super::store::Parts;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, NodeMask};
 use crate::device::DeviceError;
 use crate::sampling::{LogProb, SamplingKind};
 
@@ -44,6 +45,8 @@ pub(super) struct Step<'a> {
     pub(super) pool: &'a Pool,
     /// Its trie is read where it is mapped.
     pub(super) catalog: &'a Catalog,
+    /// By mask slot.
+    pub(super) masks: &'a [Arc<NodeMask>],
     /// Token of each code of the level.
     pub(super) tokens: &'a [u32],
     pub(super) level: usize,
@@ -116,9 +119,10 @@ fn write_beams(step: &Step, cohort: &mut CohortState, index: usize, candidates: 
 
 fn select(step: &Step, cohort: &CohortState, index: usize, candidates: &mut Candidates) {
     let request = &cohort.requests[index];
+    let mask = request.mask.map(|slot| step.masks[slot as usize].level(step.level));
     let expansion = Expansion {
         codes: step.catalog.level_codes(step.level),
-        legal: Legal { banned: cohort.banned(index, step.level) },
+        legal: Legal { mask, banned: cohort.banned(index, step.level) },
         level: step.level as u32,
         beams: request.beams as usize,
         sampling: request.sampling,

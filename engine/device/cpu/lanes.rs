@@ -3,8 +3,10 @@
 //! Everything here is sized when it is planned; writing a batch or a cohort copies into that space.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::slots::Slots;
+use crate::catalog::NodeMask;
 use crate::device::noise::Noise;
 use crate::device::{Beam, Cohort, CohortPlan, DeviceError, MAX_LEVELS, Rows, Span, TokenBatch};
 use crate::sampling::{LogProb, Sampling, SamplingKind};
@@ -104,6 +106,8 @@ pub(super) struct RequestState {
     pub(super) sampling: Option<Sampling>,
     /// Its log-probabilities are read.
     pub(super) log_probs: bool,
+    /// Mask slot.
+    pub(super) mask: Option<u32>,
 }
 
 impl RequestState {
@@ -159,9 +163,9 @@ impl CohortState {
             * (2 * (6 + 2 * self.steps) * size_of::<u32>() + size_of::<RequestState>() + size_of::<Range<usize>>())
     }
 
-    /// Takes over a cohort and puts one live beam at the root of each request.
-    pub(super) fn write(&mut self, cohort: &Cohort, slots: usize) -> Result<(), DeviceError> {
-        cohort.check(&self.plan, slots)?;
+    /// Takes over a cohort over (slots, masks) and puts one live beam at the root of each request.
+    pub(super) fn write(&mut self, cohort: &Cohort, room: (usize, usize)) -> Result<(), DeviceError> {
+        cohort.check(&self.plan, room)?;
         self.chosen = 0;
         self.requests.clear();
         self.banned.clear();
@@ -175,6 +179,7 @@ impl CohortState {
                 live: 1,
                 sampling: request.sampling,
                 log_probs: request.log_probs,
+                mask: request.mask,
             });
             let root = request.first_row as usize;
             (now.node[root], now.score[root], now.token[root], now.parent[root]) = (0, 0.0, 0, request.first_row);
@@ -248,6 +253,7 @@ impl CohortState {
 #[derive(Default)]
 pub(super) struct Lanes {
     pub(super) slots: Slots,
+    pub(super) masks: Vec<Arc<NodeMask>>,
     pub(super) tokens: Vec<TokenState>,
     pub(super) cohorts: Vec<CohortState>,
 }
@@ -334,7 +340,7 @@ mod tests {
         let mut state = CohortState::plan(CohortPlan { rows: 8, steps: 3, requests: 4, banned_nodes: 16 });
         let requests =
             vec![request(0, vec![vec![1, 4], vec![], vec![9]]), request(2, vec![]), request(6, vec![vec![], vec![3]])];
-        state.write(&Cohort { requests }, 1).unwrap();
+        state.write(&Cohort { requests }, (1, 0)).unwrap();
         assert_eq!(state.banned(0, 0), [1, 4]);
         assert_eq!(state.banned(0, 2), [9]);
         assert!(state.banned(1, 0).is_empty() && state.banned(1, 2).is_empty() && state.banned(2, 0).is_empty());
@@ -344,9 +350,12 @@ mod tests {
         state.join_live_ranges();
         assert_eq!(state.live_ranges, [0..4, 6..8]);
         for requests in [vec![request(7, vec![])], vec![request(0, vec![]), request(1, vec![])]] {
-            assert!(state.write(&Cohort { requests }, 1).is_err());
+            assert!(state.write(&Cohort { requests }, (1, 0)).is_err());
         }
-        assert!(state.write(&Cohort { requests: vec![request(0, vec![vec![4, 1]])] }, 1).is_err());
+        assert!(state.write(&Cohort { requests: vec![request(0, vec![vec![4, 1]])] }, (1, 0)).is_err());
+        let masked = CohortRequest { mask: Some(1), ..request(0, vec![]) };
+        assert!(state.write(&Cohort { requests: vec![masked.clone()] }, (1, 1)).is_err());
+        assert!(state.write(&Cohort { requests: vec![masked] }, (1, 2)).is_ok());
     }
 
     #[test]

@@ -48,9 +48,9 @@ use super::{
     Beam, BeamAttentionArgs, Cohort, CohortLane, CohortPlan, Device, DeviceError, DeviceFacts, Dtype, Embedding,
     Epilogue, ExpandArgs, ForceArgs, Head, HeadArgs, HeadSource, HistoryAttentionArgs, KvPool, KvShape, Linear,
     LinearArgs, LinearSource, Mark, Marks, NormArgs, OwnShape, OwnSlab, Queue, RelativeBias, RelativeBiasSource, Rope,
-    RopeSource, Rows, SlotPlan, SlotState, Tensor, TokenBatch, TokenLane, TrieId, Vector, WriteKvArgs,
+    RopeSource, Rows, SlotPlan, SlotState, Tensor, TokenBatch, TokenLane, TrieId, Vector, WriteKvArgs, check_mask,
 };
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, NodeMask};
 use crate::export::TensorView;
 
 /// The device.
@@ -165,6 +165,12 @@ impl Device for CpuDevice {
         Ok(TrieId(add(&mut self.weights.catalogs, Arc::clone(catalog))))
     }
 
+    fn plan_masks(&mut self, trie: TrieId, slots: usize) -> Result<(), DeviceError> {
+        let catalog = &self.weights.catalogs[trie.0 as usize];
+        self.lanes.masks = vec![Arc::new(NodeMask::none(catalog)); slots];
+        Ok(())
+    }
+
     fn plan_slots(&mut self, plan: SlotPlan) -> Result<(), DeviceError> {
         self.lanes.slots = Slots::plan(plan);
         Ok(())
@@ -192,8 +198,17 @@ impl Device for CpuDevice {
         self.lanes.tokens[lane.0 as usize].write(batch, self.lanes.slots.count())
     }
 
+    fn write_mask(&mut self, slot: u32, mask: &Arc<NodeMask>) -> Result<(), DeviceError> {
+        let masks = &mut self.lanes.masks;
+        check_mask(mask, masks.first().map_or(0, |mask| mask.words().len()), (slot, masks.len()))?;
+        // An operation has ended when it returns, so nothing reads the former mask.
+        masks[slot as usize] = Arc::clone(mask);
+        Ok(())
+    }
+
     fn write_cohort(&mut self, lane: CohortLane, cohort: &Cohort) -> Result<(), DeviceError> {
-        self.lanes.cohorts[lane.0 as usize].write(cohort, self.lanes.slots.count())
+        let room = (self.lanes.slots.count(), self.lanes.masks.len());
+        self.lanes.cohorts[lane.0 as usize].write(cohort, room)
     }
 
     fn replay(
@@ -332,6 +347,7 @@ impl Device for CpuDevice {
             isa: self.isa,
             pool: &self.pool,
             catalog,
+            masks: &self.lanes.masks,
             tokens,
             level: args.level,
             scores: Scores {

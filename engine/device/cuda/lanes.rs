@@ -305,9 +305,10 @@ impl Cohorts {
         (any(|request| request.distinct), any(|request| request.log_probs))
     }
 
-    /// Enqueues a cohort's descriptor. The beam state is reset by a kernel that the device launches behind it.
-    pub(super) fn write(&mut self, cohort: &Cohort, slots: &Slots) -> Result<(), DeviceError> {
-        cohort.check(&self.plan, slots.count())?;
+    /// Enqueues a cohort's descriptor over `slots` and `masks` mask slots. The beam state is reset by a kernel that the device
+    /// launches behind it.
+    pub(super) fn write(&mut self, cohort: &Cohort, slots: &Slots, masks: usize) -> Result<(), DeviceError> {
+        cohort.check(&self.plan, (slots.count(), masks))?;
         let CohortPlan { rows: row_capacity, requests: request_capacity, .. } = self.plan;
         let end = cohort.requests.last().map_or(0, |request| request.first_row + request.beams) as usize;
         let offsets = &self.offsets;
@@ -393,5 +394,6 @@ fn entry(request: &CohortRequest) -> [u32; ENTRY] {
             [of_kind(kind), seed as u32, (seed >> 32) as u32, scale, root_key]
         }
     };
-    [request.slot, request.beams, request.first_row, sampling, low, high, scale, root_key]
+    let mask = request.mask.map_or(0, |slot| slot + 1);
+    [request.slot, request.beams, request.first_row, mask, sampling, low, high, scale, root_key, 0]
 }

@@ -16,6 +16,7 @@ pub mod images;
 mod kv;
 mod lanes;
 pub mod load;
+mod masks;
 mod memory;
 pub mod nvrtc;
 mod ops;
@@ -41,6 +42,7 @@ use self::driver::{Driver, Kernel, Marker, Pinned, Timestamp, failed};
 use self::graphs::{Graphs, Key};
 use self::kv::{Pool, Slab};
 use self::lanes::{Cohorts, Tokens};
+use self::masks::Masks;
 use self::memory::{Memory, Purpose};
 use self::slots::Slots;
 use self::weights::Weights;
@@ -50,7 +52,7 @@ use super::{
     LinearSource, Mark, Marks, NormArgs, OwnShape, OwnSlab, Queue, RelativeBias, RelativeBiasSource, Rope, RopeSource,
     Rows, SlotPlan, SlotState, Tensor, TokenBatch, TokenLane, TrieId, Vector, WriteKvArgs,
 };
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, NodeMask};
 use crate::export::TensorView;
 
 /// A planned buffer.
@@ -91,6 +93,7 @@ pub struct CudaDevice {
     pools: Vec<Pool>,
     slabs: Vec<Slab>,
     slots: Option<Slots>,
+    masks: Option<Masks>,
     tokens: Vec<Tokens>,
     cohorts: Vec<Cohorts>,
     results: Vec<Results>, // [cohort lanes]
@@ -151,6 +154,7 @@ impl CudaDevice {
             pools: Vec::new(),
             slabs: Vec::new(),
             slots: None,
+            masks: None,
             tokens: Vec::new(),
             cohorts: Vec::new(),
             results: Vec::new(),
@@ -295,10 +299,16 @@ impl Device for CudaDevice {
     }
 
     fn trie(&mut self, catalog: &Arc<Catalog>) -> Result<TrieId, DeviceError> {
-        let levels = weights::trie(&mut self.memory, catalog)?;
-        let trie = TrieId(add(&mut self.weights.tries, levels));
+        let trie = weights::trie(&mut self.memory, catalog)?;
+        let trie = TrieId(add(&mut self.weights.tries, trie));
         self.plan_expand_scratch()?;
         Ok(trie)
+    }
+
+    fn plan_masks(&mut self, trie: TrieId, slots: usize) -> Result<(), DeviceError> {
+        let catalog = &self.weights.tries[trie.0 as usize].catalog;
+        self.masks = Some(Masks::plan(&self.driver, &mut self.memory, (trie, catalog), slots)?);
+        Ok(())
     }
 
     fn plan_slots(&mut self, plan: SlotPlan) -> Result<(), DeviceError> {
@@ -350,9 +360,14 @@ impl Device for CudaDevice {
         self.tokens[lane.0 as usize].write(batch, slots)
     }
 
+    fn write_mask(&mut self, slot: u32, mask: &Arc<NodeMask>) -> Result<(), DeviceError> {
+        self.masks.as_mut().expect("plan_masks comes before writes").write(slot, mask)
+    }
+
     fn write_cohort(&mut self, lane: CohortLane, cohort: &Cohort) -> Result<(), DeviceError> {
         let slots = self.slots.as_ref().expect("plan_slots comes before writes");
-        self.cohorts[lane.0 as usize].write(cohort, slots)?;
+        let masks = self.masks.as_ref().map_or(0, Masks::count);
+        self.cohorts[lane.0 as usize].write(cohort, slots, masks)?;
         let follow = || {
             self.driver.mark(Queue::Prefill, &self.prefilled)?;
             self.driver.follow(Queue::Search, &self.prefilled)

@@ -52,6 +52,12 @@ pub(super) struct TrieLevel {
     pub(super) widest: usize,
 }
 
+/// A trie on the card.
+pub(super) struct Trie {
+    pub(super) catalog: Arc<Catalog>,
+    pub(super) levels: Vec<TrieLevel>,
+}
+
 /// The token of each code of a level.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TokenList {
@@ -68,7 +74,7 @@ pub(super) struct Weights {
     pub(super) heads: Vec<PackedHead>,
     pub(super) biases: Vec<Bias>,
     pub(super) ropes: Vec<RopeTables>,
-    pub(super) tries: Vec<Vec<TrieLevel>>,
+    pub(super) tries: Vec<Trie>,
 }
 
 fn bad(tensor: &TensorView, reason: String) -> DeviceError {
@@ -122,7 +128,7 @@ pub(super) fn rope(memory: &mut Memory, source: &RopeSource) -> Result<RopeTable
 }
 
 /// Uploads a catalogue's trie.
-pub(super) fn trie(memory: &mut Memory, catalog: &Arc<Catalog>) -> Result<Vec<TrieLevel>, DeviceError> {
+pub(super) fn trie(memory: &mut Memory, catalog: &Arc<Catalog>) -> Result<Trie, DeviceError> {
     let mut levels = Vec::with_capacity(catalog.levels());
     for level in 0..catalog.levels() {
         let codes = catalog.level_codes(level);
@@ -137,7 +143,7 @@ pub(super) fn trie(memory: &mut Memory, catalog: &Arc<Catalog>) -> Result<Vec<Tr
             widest: first_child.windows(2).map(|pair| (pair[1] - pair[0]) as usize).max().unwrap_or(0),
         });
     }
-    Ok(levels)
+    Ok(Trie { catalog: Arc::clone(catalog), levels })
 }
 
 /// Uploads the token ids of each level's codes.

@@ -53,6 +53,7 @@ impl Core {
                     banned_nodes: std::mem::take(&mut resolved.banned_nodes),
                     sampling: resolved.sampling,
                     log_probs: resolved.log_probs,
+                    mask: None,
                 });
                 self.ready.remove(0);
                 slots.push(slot);

@@ -129,6 +129,8 @@ pub struct RequestEntry {
     pub beams: u32,
     #[doc = " its rows are first\\_row .. first\\_row + beams"]
     pub first_row: u32,
+    #[doc = " 1 + its mask slot; 0: it has none, and every node of the trie is allowed"]
+    pub mask: u32,
     #[doc = " SAMPLING\\_NONE, .."]
     pub sampling: u32,
     pub seed_low: u32,
@@ -137,19 +139,22 @@ pub struct RequestEntry {
     pub scale: f32,
     #[doc = " perturbed log-probability of the root, of distinct samples"]
     pub root_key: f32,
+    pub reserved: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of RequestEntry"][::core::mem::size_of::<RequestEntry>() - 32usize];
+    ["Size of RequestEntry"][::core::mem::size_of::<RequestEntry>() - 40usize];
     ["Alignment of RequestEntry"][::core::mem::align_of::<RequestEntry>() - 4usize];
     ["Offset of field: RequestEntry::slot"][::core::mem::offset_of!(RequestEntry, slot) - 0usize];
     ["Offset of field: RequestEntry::beams"][::core::mem::offset_of!(RequestEntry, beams) - 4usize];
     ["Offset of field: RequestEntry::first_row"][::core::mem::offset_of!(RequestEntry, first_row) - 8usize];
-    ["Offset of field: RequestEntry::sampling"][::core::mem::offset_of!(RequestEntry, sampling) - 12usize];
-    ["Offset of field: RequestEntry::seed_low"][::core::mem::offset_of!(RequestEntry, seed_low) - 16usize];
-    ["Offset of field: RequestEntry::seed_high"][::core::mem::offset_of!(RequestEntry, seed_high) - 20usize];
-    ["Offset of field: RequestEntry::scale"][::core::mem::offset_of!(RequestEntry, scale) - 24usize];
-    ["Offset of field: RequestEntry::root_key"][::core::mem::offset_of!(RequestEntry, root_key) - 28usize];
+    ["Offset of field: RequestEntry::mask"][::core::mem::offset_of!(RequestEntry, mask) - 12usize];
+    ["Offset of field: RequestEntry::sampling"][::core::mem::offset_of!(RequestEntry, sampling) - 16usize];
+    ["Offset of field: RequestEntry::seed_low"][::core::mem::offset_of!(RequestEntry, seed_low) - 20usize];
+    ["Offset of field: RequestEntry::seed_high"][::core::mem::offset_of!(RequestEntry, seed_high) - 24usize];
+    ["Offset of field: RequestEntry::scale"][::core::mem::offset_of!(RequestEntry, scale) - 28usize];
+    ["Offset of field: RequestEntry::root_key"][::core::mem::offset_of!(RequestEntry, root_key) - 32usize];
+    ["Offset of field: RequestEntry::reserved"][::core::mem::offset_of!(RequestEntry, reserved) - 36usize];
 };
 #[doc = " A block of query rows that belong to one slot and stand one after another."]
 #[repr(C)]
@@ -379,6 +384,30 @@ const _: () = {
     ["Offset of field: EmbedParams::out_stride"][::core::mem::offset_of!(EmbedParams, out_stride) - 40usize];
     ["Offset of field: EmbedParams::reserved"][::core::mem::offset_of!(EmbedParams, reserved) - 44usize];
 };
+#[doc = " At one level."]
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct Legality {
+    #[doc = " u32\\[requests\\]\\[MAX\\_LEVELS + 1\\]"]
+    pub ban_ends: u64,
+    #[doc = " u32\\[\\] sorted within a request's level"]
+    pub ban_nodes: u64,
+    #[doc = " u32\\[mask slots\\]\\[mask\\_stride\\]: a bit a node of the level"]
+    pub masks: u64,
+    #[doc = " words between slots"]
+    pub mask_stride: u32,
+    pub level: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of Legality"][::core::mem::size_of::<Legality>() - 32usize];
+    ["Alignment of Legality"][::core::mem::align_of::<Legality>() - 8usize];
+    ["Offset of field: Legality::ban_ends"][::core::mem::offset_of!(Legality, ban_ends) - 0usize];
+    ["Offset of field: Legality::ban_nodes"][::core::mem::offset_of!(Legality, ban_nodes) - 8usize];
+    ["Offset of field: Legality::masks"][::core::mem::offset_of!(Legality, masks) - 16usize];
+    ["Offset of field: Legality::mask_stride"][::core::mem::offset_of!(Legality, mask_stride) - 24usize];
+    ["Offset of field: Legality::level"][::core::mem::offset_of!(Legality, level) - 28usize];
+};
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct MaskedParams {
@@ -390,10 +419,8 @@ pub struct MaskedParams {
     pub row_request: u64,
     #[doc = " u32\\[4\\]: requests, end of the last row"]
     pub counts: u64,
-    #[doc = " u32\\[requests\\]\\[MAX\\_LEVELS + 1\\]"]
-    pub ban_ends: u64,
-    #[doc = " u32\\[\\] sorted within a request's level"]
-    pub ban_nodes: u64,
+    #[doc = " which children count"]
+    pub legal: Legality,
     #[doc = " u16\\[nodes of the level\\]"]
     pub codes: u64,
     #[doc = " u32\\[nodes of the level above + 1\\]; level 0: of the root"]
@@ -415,24 +442,23 @@ pub struct MaskedParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MaskedParams"][::core::mem::size_of::<MaskedParams>() - 160usize];
+    ["Size of MaskedParams"][::core::mem::size_of::<MaskedParams>() - 176usize];
     ["Alignment of MaskedParams"][::core::mem::align_of::<MaskedParams>() - 8usize];
     ["Offset of field: MaskedParams::now"][::core::mem::offset_of!(MaskedParams, now) - 0usize];
     ["Offset of field: MaskedParams::requests"][::core::mem::offset_of!(MaskedParams, requests) - 56usize];
     ["Offset of field: MaskedParams::row_request"][::core::mem::offset_of!(MaskedParams, row_request) - 64usize];
     ["Offset of field: MaskedParams::counts"][::core::mem::offset_of!(MaskedParams, counts) - 72usize];
-    ["Offset of field: MaskedParams::ban_ends"][::core::mem::offset_of!(MaskedParams, ban_ends) - 80usize];
-    ["Offset of field: MaskedParams::ban_nodes"][::core::mem::offset_of!(MaskedParams, ban_nodes) - 88usize];
-    ["Offset of field: MaskedParams::codes"][::core::mem::offset_of!(MaskedParams, codes) - 96usize];
-    ["Offset of field: MaskedParams::first_child"][::core::mem::offset_of!(MaskedParams, first_child) - 104usize];
-    ["Offset of field: MaskedParams::logits"][::core::mem::offset_of!(MaskedParams, logits) - 112usize];
-    ["Offset of field: MaskedParams::norms"][::core::mem::offset_of!(MaskedParams, norms) - 120usize];
-    ["Offset of field: MaskedParams::keys"][::core::mem::offset_of!(MaskedParams, keys) - 128usize];
-    ["Offset of field: MaskedParams::draws"][::core::mem::offset_of!(MaskedParams, draws) - 136usize];
-    ["Offset of field: MaskedParams::logits_stride"][::core::mem::offset_of!(MaskedParams, logits_stride) - 144usize];
-    ["Offset of field: MaskedParams::key_stride"][::core::mem::offset_of!(MaskedParams, key_stride) - 148usize];
-    ["Offset of field: MaskedParams::level"][::core::mem::offset_of!(MaskedParams, level) - 152usize];
-    ["Offset of field: MaskedParams::normalizes"][::core::mem::offset_of!(MaskedParams, normalizes) - 156usize];
+    ["Offset of field: MaskedParams::legal"][::core::mem::offset_of!(MaskedParams, legal) - 80usize];
+    ["Offset of field: MaskedParams::codes"][::core::mem::offset_of!(MaskedParams, codes) - 112usize];
+    ["Offset of field: MaskedParams::first_child"][::core::mem::offset_of!(MaskedParams, first_child) - 120usize];
+    ["Offset of field: MaskedParams::logits"][::core::mem::offset_of!(MaskedParams, logits) - 128usize];
+    ["Offset of field: MaskedParams::norms"][::core::mem::offset_of!(MaskedParams, norms) - 136usize];
+    ["Offset of field: MaskedParams::keys"][::core::mem::offset_of!(MaskedParams, keys) - 144usize];
+    ["Offset of field: MaskedParams::draws"][::core::mem::offset_of!(MaskedParams, draws) - 152usize];
+    ["Offset of field: MaskedParams::logits_stride"][::core::mem::offset_of!(MaskedParams, logits_stride) - 160usize];
+    ["Offset of field: MaskedParams::key_stride"][::core::mem::offset_of!(MaskedParams, key_stride) - 164usize];
+    ["Offset of field: MaskedParams::level"][::core::mem::offset_of!(MaskedParams, level) - 168usize];
+    ["Offset of field: MaskedParams::normalizes"][::core::mem::offset_of!(MaskedParams, normalizes) - 172usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -447,10 +473,8 @@ pub struct ExpandParams {
     pub row_request: u64,
     #[doc = " u32\\[4\\]: requests, end of the last row"]
     pub counts: u64,
-    #[doc = " u32\\[requests\\]\\[MAX\\_LEVELS + 1\\]"]
-    pub ban_ends: u64,
-    #[doc = " u32\\[\\] sorted within a request's level"]
-    pub ban_nodes: u64,
+    #[doc = " which children are candidates"]
+    pub legal: Legality,
     #[doc = " u16\\[nodes of the level\\]"]
     pub codes: u64,
     #[doc = " u32\\[nodes of the level above + 1\\]; level 0: of the root"]
@@ -497,39 +521,38 @@ pub struct ExpandParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of ExpandParams"][::core::mem::size_of::<ExpandParams>() - 312usize];
+    ["Size of ExpandParams"][::core::mem::size_of::<ExpandParams>() - 328usize];
     ["Alignment of ExpandParams"][::core::mem::align_of::<ExpandParams>() - 8usize];
     ["Offset of field: ExpandParams::now"][::core::mem::offset_of!(ExpandParams, now) - 0usize];
     ["Offset of field: ExpandParams::next"][::core::mem::offset_of!(ExpandParams, next) - 56usize];
     ["Offset of field: ExpandParams::requests"][::core::mem::offset_of!(ExpandParams, requests) - 112usize];
     ["Offset of field: ExpandParams::row_request"][::core::mem::offset_of!(ExpandParams, row_request) - 120usize];
     ["Offset of field: ExpandParams::counts"][::core::mem::offset_of!(ExpandParams, counts) - 128usize];
-    ["Offset of field: ExpandParams::ban_ends"][::core::mem::offset_of!(ExpandParams, ban_ends) - 136usize];
-    ["Offset of field: ExpandParams::ban_nodes"][::core::mem::offset_of!(ExpandParams, ban_nodes) - 144usize];
-    ["Offset of field: ExpandParams::codes"][::core::mem::offset_of!(ExpandParams, codes) - 152usize];
-    ["Offset of field: ExpandParams::first_child"][::core::mem::offset_of!(ExpandParams, first_child) - 160usize];
-    ["Offset of field: ExpandParams::tokens"][::core::mem::offset_of!(ExpandParams, tokens) - 168usize];
-    ["Offset of field: ExpandParams::logits"][::core::mem::offset_of!(ExpandParams, logits) - 176usize];
-    ["Offset of field: ExpandParams::lognorm"][::core::mem::offset_of!(ExpandParams, lognorm) - 184usize];
-    ["Offset of field: ExpandParams::norms"][::core::mem::offset_of!(ExpandParams, norms) - 192usize];
-    ["Offset of field: ExpandParams::keys"][::core::mem::offset_of!(ExpandParams, keys) - 200usize];
-    ["Offset of field: ExpandParams::draws"][::core::mem::offset_of!(ExpandParams, draws) - 208usize];
-    ["Offset of field: ExpandParams::log_probs"][::core::mem::offset_of!(ExpandParams, log_probs) - 216usize];
-    ["Offset of field: ExpandParams::parents"][::core::mem::offset_of!(ExpandParams, parents) - 224usize];
-    ["Offset of field: ExpandParams::groups"][::core::mem::offset_of!(ExpandParams, groups) - 232usize];
-    ["Offset of field: ExpandParams::run_keys"][::core::mem::offset_of!(ExpandParams, run_keys) - 240usize];
-    ["Offset of field: ExpandParams::run_counts"][::core::mem::offset_of!(ExpandParams, run_counts) - 248usize];
-    ["Offset of field: ExpandParams::listed"][::core::mem::offset_of!(ExpandParams, listed) - 256usize];
-    ["Offset of field: ExpandParams::candidates"][::core::mem::offset_of!(ExpandParams, candidates) - 264usize];
-    ["Offset of field: ExpandParams::order"][::core::mem::offset_of!(ExpandParams, order) - 272usize];
-    ["Offset of field: ExpandParams::group_stride"][::core::mem::offset_of!(ExpandParams, group_stride) - 280usize];
-    ["Offset of field: ExpandParams::run_stride"][::core::mem::offset_of!(ExpandParams, run_stride) - 284usize];
-    ["Offset of field: ExpandParams::logits_stride"][::core::mem::offset_of!(ExpandParams, logits_stride) - 288usize];
-    ["Offset of field: ExpandParams::lognorm_stride"][::core::mem::offset_of!(ExpandParams, lognorm_stride) - 292usize];
-    ["Offset of field: ExpandParams::key_stride"][::core::mem::offset_of!(ExpandParams, key_stride) - 296usize];
-    ["Offset of field: ExpandParams::level"][::core::mem::offset_of!(ExpandParams, level) - 300usize];
-    ["Offset of field: ExpandParams::rows"][::core::mem::offset_of!(ExpandParams, rows) - 304usize];
-    ["Offset of field: ExpandParams::reserved"][::core::mem::offset_of!(ExpandParams, reserved) - 308usize];
+    ["Offset of field: ExpandParams::legal"][::core::mem::offset_of!(ExpandParams, legal) - 136usize];
+    ["Offset of field: ExpandParams::codes"][::core::mem::offset_of!(ExpandParams, codes) - 168usize];
+    ["Offset of field: ExpandParams::first_child"][::core::mem::offset_of!(ExpandParams, first_child) - 176usize];
+    ["Offset of field: ExpandParams::tokens"][::core::mem::offset_of!(ExpandParams, tokens) - 184usize];
+    ["Offset of field: ExpandParams::logits"][::core::mem::offset_of!(ExpandParams, logits) - 192usize];
+    ["Offset of field: ExpandParams::lognorm"][::core::mem::offset_of!(ExpandParams, lognorm) - 200usize];
+    ["Offset of field: ExpandParams::norms"][::core::mem::offset_of!(ExpandParams, norms) - 208usize];
+    ["Offset of field: ExpandParams::keys"][::core::mem::offset_of!(ExpandParams, keys) - 216usize];
+    ["Offset of field: ExpandParams::draws"][::core::mem::offset_of!(ExpandParams, draws) - 224usize];
+    ["Offset of field: ExpandParams::log_probs"][::core::mem::offset_of!(ExpandParams, log_probs) - 232usize];
+    ["Offset of field: ExpandParams::parents"][::core::mem::offset_of!(ExpandParams, parents) - 240usize];
+    ["Offset of field: ExpandParams::groups"][::core::mem::offset_of!(ExpandParams, groups) - 248usize];
+    ["Offset of field: ExpandParams::run_keys"][::core::mem::offset_of!(ExpandParams, run_keys) - 256usize];
+    ["Offset of field: ExpandParams::run_counts"][::core::mem::offset_of!(ExpandParams, run_counts) - 264usize];
+    ["Offset of field: ExpandParams::listed"][::core::mem::offset_of!(ExpandParams, listed) - 272usize];
+    ["Offset of field: ExpandParams::candidates"][::core::mem::offset_of!(ExpandParams, candidates) - 280usize];
+    ["Offset of field: ExpandParams::order"][::core::mem::offset_of!(ExpandParams, order) - 288usize];
+    ["Offset of field: ExpandParams::group_stride"][::core::mem::offset_of!(ExpandParams, group_stride) - 296usize];
+    ["Offset of field: ExpandParams::run_stride"][::core::mem::offset_of!(ExpandParams, run_stride) - 300usize];
+    ["Offset of field: ExpandParams::logits_stride"][::core::mem::offset_of!(ExpandParams, logits_stride) - 304usize];
+    ["Offset of field: ExpandParams::lognorm_stride"][::core::mem::offset_of!(ExpandParams, lognorm_stride) - 308usize];
+    ["Offset of field: ExpandParams::key_stride"][::core::mem::offset_of!(ExpandParams, key_stride) - 312usize];
+    ["Offset of field: ExpandParams::level"][::core::mem::offset_of!(ExpandParams, level) - 316usize];
+    ["Offset of field: ExpandParams::rows"][::core::mem::offset_of!(ExpandParams, rows) - 320usize];
+    ["Offset of field: ExpandParams::reserved"][::core::mem::offset_of!(ExpandParams, reserved) - 324usize];
 };
 #[doc = " x W^T of the rows that live now."]
 #[repr(C)]

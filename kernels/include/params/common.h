@@ -52,11 +52,13 @@ typedef struct RequestEntry {
     uint32_t slot;
     uint32_t beams;     /* beam width */
     uint32_t first_row; /* its rows are first_row .. first_row + beams */
+    uint32_t mask;      /* 1 + its mask slot; 0: it has none, and every node of the trie is allowed */
     uint32_t sampling;  /* SAMPLING_NONE, .. */
     uint32_t seed_low;
     uint32_t seed_high;
     float scale;    /* 1 / temperature */
     float root_key; /* perturbed log-probability of the root, of distinct samples */
+    uint32_t reserved;
 } RequestEntry;
 
 /* A block of query rows that belong to one slot and stand one after another. */

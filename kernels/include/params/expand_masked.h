@@ -1,6 +1,7 @@
 /* Parameters of expand_masked: the softmax over each beam's legal children, and what sampling draws from it. */
 #pragma once
 #include "params/common.h"
+#include "params/legal.h"
 
 /* f32 a row of `norms`: log-normaliser over the legal children; of sampled beams also the largest legal logit, and ln of the sum
    of exp((logit - largest) * scale). */
@@ -11,8 +12,7 @@ typedef struct MaskedParams {
     uint64_t requests;    /* RequestEntry[requests] */
     uint64_t row_request; /* u32[rows] */
     uint64_t counts;      /* u32[4]: requests, end of the last row */
-    uint64_t ban_ends;    /* u32[requests][MAX_LEVELS + 1] */
-    uint64_t ban_nodes;   /* u32[] sorted within a request's level */
+    Legality legal;       /* which children count */
     uint64_t codes;       /* u16[nodes of the level] */
     uint64_t first_child; /* u32[nodes of the level above + 1]; level 0: of the root */
     uint64_t logits;      /* f32[rows][logits_stride]; at level 0 a row a request, else a row a beam */

@@ -1,6 +1,7 @@
 /* Parameters of expand_scan and expand_finish: one level of trie-constrained beam search. */
 #pragma once
 #include "params/common.h"
+#include "params/legal.h"
 
 /* Children of one beam that stand one after another and are looked at together: a warp's lanes. */
 #define EXPAND_GROUP 32u
@@ -21,8 +22,7 @@ typedef struct ExpandParams {
     uint64_t requests;    /* RequestEntry[requests] */
     uint64_t row_request; /* u32[rows] */
     uint64_t counts;      /* u32[4]: requests, end of the last row */
-    uint64_t ban_ends;    /* u32[requests][MAX_LEVELS + 1] */
-    uint64_t ban_nodes;   /* u32[] sorted within a request's level */
+    Legality legal;       /* which children are candidates */
     uint64_t codes;       /* u16[nodes of the level] */
     uint64_t first_child; /* u32[nodes of the level above + 1]; level 0: of the root */
     uint64_t tokens;      /* u32[codes of the level] */

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::search::{Case, Wish, brute_force, cases, cohort_of, hash, trie_of};
+use super::search::{Case, Wish, brute_force, cases, hash, trie_of, write_wishes};
 use super::{cohort_plan, noise, read, sets, slot_plan, write};
 use crate::device::cpu::{CpuDevice, Isa};
 use crate::device::{
@@ -81,7 +81,7 @@ fn search(kind: Device32, case: &Case, normalizer: Normalizer, wishes: &[Wish]) 
     let mut rig = Rig::new(kind, case, normalizer, rows);
     let known = trie_of(&case.codes, &case.sids);
     let depth = case.codes.len();
-    rig.device.write_cohort(rig.lane, &cohort_of(&known, case, wishes)).unwrap();
+    write_wishes(&mut rig.device, (rig.lane, rig.trie), (&known, case), wishes);
     let scored_end = normalizer == Normalizer::Vocabulary;
     for level in 0..depth + usize::from(scored_end) {
         for (index, wish) in wishes.iter().enumerate() {
@@ -147,11 +147,12 @@ fn a_poisoned_request_neither_panics_nor_touches_its_neighbour() {
     let case = Case {
         codes: vec![4, 4],
         sids: (0..16).map(|sid| vec![sid / 4, sid % 4]).collect(),
-        wishes: vec![Wish { beams: 3, gap: 0, banned: Vec::new(), seed: 4 }; 2],
+        wishes: vec![Wish { beams: 3, gap: 0, banned: Vec::new(), allowed: None, seed: 4 }; 2],
         quantum: 1,
     };
     let mut rig = Rig::new((Isa::Scalar, Dtype::F32, 1), &case, Normalizer::Level, 6);
-    rig.device.write_cohort(rig.lane, &cohort_of(&trie_of(&case.codes, &case.sids), &case, &case.wishes)).unwrap();
+    let known = trie_of(&case.codes, &case.sids);
+    write_wishes(&mut rig.device, (rig.lane, rig.trie), (&known, &case), &case.wishes);
     for level in 0..2 {
         for row in 0..6 {
             let poisoned = row < if level == 0 { 1 } else { 3 };

@@ -71,7 +71,7 @@ impl Rig {
                 nodes.filter(|(_, prefix)| !alive(prefix)).map(|(node, _)| node).collect()
             })
             .collect();
-        CohortRequest { slot: 0, beams, first_row, banned_nodes, sampling, log_probs: true }
+        CohortRequest { beams, first_row, banned_nodes, sampling, log_probs: true, ..CohortRequest::default() }
     }
 
     fn run(&mut self, requests: Vec<CohortRequest>) -> Vec<Vec<Beam>> {

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::{cohort_plan, sets, slot_plan, write};
-use crate::catalog::{Catalog, CatalogBuilder, NewItem};
+use crate::catalog::{Catalog, CatalogBuilder, NewItem, NodeMask};
 use crate::device::cpu::legal::Legal;
 use crate::device::cpu::masked::Masked;
 use crate::device::cpu::{CpuDevice, Isa};
-use crate::device::{Beam, Cohort, CohortRequest, Device, Dtype, ExpandArgs, Head, HeadSource, Normalizer};
+use crate::device::{
+    Beam, Cohort, CohortLane, CohortRequest, Device, Dtype, ExpandArgs, Head, HeadSource, Normalizer, TrieId,
+};
 use crate::export::TensorView;
 
 /// A set of semantic IDs as a catalogue.
@@ -38,6 +40,8 @@ pub(super) struct Wish {
     /// Rows left unused before the request's own.
     pub(super) gap: u32,
     pub(super) banned: Vec<Vec<u16>>,
+    /// What its mask allows; everything if it has none.
+    pub(super) allowed: Option<BTreeSet<Vec<u16>>>,
     pub(super) seed: u64,
 }
 
@@ -77,14 +81,15 @@ fn lognorm_of(logits: &[f32]) -> f32 {
 /// The normaliser over the legal children of `prefix`, whose places are those among all its children.
 fn legal_lognorm(case: &Case, allowed: &BTreeSet<Vec<u16>>, prefix: &[u16], logits: &[f32]) -> f32 {
     let codes_in = |sids: &BTreeSet<Vec<u16>>| -> BTreeSet<u16> {
-        sids.iter().filter(|sid| sid.starts_with(prefix)).map(|sid| sid[prefix.len()]).collect()
+        let below = sids.range(prefix.to_vec()..).take_while(|sid| sid.starts_with(prefix));
+        below.map(|sid| sid[prefix.len()]).collect()
     };
     let codes: Vec<u16> = codes_in(&case.sids).into_iter().collect();
     let legal = codes_in(allowed);
     let banned: Vec<u32> =
         (0..).zip(&codes).filter(|(_, code)| !legal.contains(code)).map(|(place, _)| place).collect();
     let mut masked = Masked::default();
-    masked.gather(Legal { banned: &banned }, 0..codes.len() as u32, (&codes, logits));
+    masked.gather(Legal { mask: None, banned: &banned }, 0..codes.len() as u32, (&codes, logits));
     masked.max() + masked.log_sum(1.0)
 }
 
@@ -94,7 +99,8 @@ pub(super) fn brute_force(
     wish: &Wish,
     scores: impl Fn(&[u16]) -> (Vec<f32>, Option<f32>),
 ) -> Vec<(Vec<u16>, f32)> {
-    let allowed = case.sids.iter().filter(|sid| !wish.banned.contains(sid)).cloned().collect::<BTreeSet<_>>();
+    let allowed = wish.allowed.as_ref().unwrap_or(&case.sids);
+    let allowed = allowed.iter().filter(|sid| !wish.banned.contains(sid)).cloned().collect::<BTreeSet<_>>();
     let mut beams: Vec<(Vec<u16>, f32)> = vec![(Vec::new(), 0.0)];
     for level in 0..case.codes.len() {
         let mut children = Vec::new();
@@ -118,15 +124,34 @@ pub(super) fn brute_force(
     beams
 }
 
-/// Nodes whose every leaf is banned, by level.
+/// Nodes whose every leaf is banned or outside the mask, by level.
 fn banned_nodes(trie: &Trie, case: &Case, wish: &Wish) -> Vec<Vec<u32>> {
-    let dead =
-        |prefix: &Vec<u16>| case.sids.iter().filter(|sid| sid.starts_with(prefix)).all(|sid| wish.banned.contains(sid));
+    let is_out = |sid: &Vec<u16>| wish.allowed.as_ref().is_some_and(|allowed| !allowed.contains(sid));
+    let is_dead = |sid: &Vec<u16>| wish.banned.contains(sid) || is_out(sid);
+    let dead = |prefix: &Vec<u16>| case.sids.iter().filter(|sid| sid.starts_with(prefix)).all(is_dead);
     let of = |level: &Vec<Vec<u16>>| (0..).zip(level).filter(|(_, p)| dead(p)).map(|(node, _)| node).collect();
     trie.prefixes.iter().map(of).collect()
 }
 
-pub(super) fn cohort_of(trie: &Trie, case: &Case, wishes: &[Wish]) -> Cohort {
+/// Writes the wishes as a cohort, each with a mask slot of its own.
+pub(super) fn write_wishes(
+    device: &mut CpuDevice,
+    (lane, handle): (CohortLane, TrieId),
+    (trie, case): (&Trie, &Case),
+    wishes: &[Wish],
+) {
+    device.plan_masks(handle, wishes.len()).unwrap();
+    for (slot, wish) in (0..).zip(wishes) {
+        let leaf = |sid: &Vec<u16>| trie.catalog.leaf_of_sid(sid).unwrap();
+        if let Some(allowed) = &wish.allowed {
+            let mask = NodeMask::of_leaves(&trie.catalog, allowed.iter().map(leaf));
+            device.write_mask(slot, &Arc::new(mask)).unwrap();
+        }
+    }
+    device.write_cohort(lane, &cohort_of(trie, case, wishes)).unwrap();
+}
+
+fn cohort_of(trie: &Trie, case: &Case, wishes: &[Wish]) -> Cohort {
     let mut next = 0;
     let mut request = |(slot, wish): (u32, &Wish)| {
         let first_row = next + wish.gap;
@@ -136,6 +161,7 @@ pub(super) fn cohort_of(trie: &Trie, case: &Case, wishes: &[Wish]) -> Cohort {
             beams: wish.beams,
             first_row,
             banned_nodes: banned_nodes(trie, case, wish),
+            mask: wish.allowed.is_some().then_some(slot),
             ..CohortRequest::default()
         }
     };
@@ -173,7 +199,7 @@ fn select(
     let lane = device.cohort_lane(cohort_plan(rows, case.codes.len())).unwrap();
     let head = head_of(&mut device, &case.codes);
     let handle = device.trie(&trie.catalog).unwrap();
-    device.write_cohort(lane, &cohort_of(&trie, case, wishes)).unwrap();
+    write_wishes(&mut device, (lane, handle), (&trie, case), wishes);
     for level in 0..case.codes.len() {
         let before = device.lanes.cohorts[0].now.ancestors.clone();
         for (index, wish) in wishes.iter().enumerate() {
@@ -229,7 +255,7 @@ fn check(case: &Case) {
 pub(super) fn cases() -> impl Strategy<Value = Case> {
     let codes = proptest::collection::vec(prop_oneof![1u16..4, 4u16..40], 2..5);
     let shape = (codes, 1usize..120, prop_oneof![Just(1u32), Just(4), Just(1024)], any::<u64>());
-    let wish = (prop_oneof![1u32..4, 4u32..40], 0u32..3, 0.0f64..1.1, any::<u64>());
+    let wish = (prop_oneof![1u32..4, 4u32..40], 0u32..3, (0.0f64..1.1, 0.0f64..2.0), any::<u64>());
     (shape, proptest::collection::vec(wish, 1..4)).prop_map(|((codes, items, quantum, seed), wishes)| {
         let sid = |item: u64| {
             let code = |(level, &codes): (usize, &u16)| {
@@ -242,9 +268,11 @@ pub(super) fn cases() -> impl Strategy<Value = Case> {
         let sids: BTreeSet<Vec<u16>> = (0..items as u64).map(sid).collect();
         let wishes = wishes
             .into_iter()
-            .map(|(beams, gap, share, seed)| {
+            .map(|(beams, gap, (share, part), seed)| {
                 let banned = |sid: &&Vec<u16>| (hash(seed, sid) % 1000) as f64 / 1000.0 < share - 0.1;
-                Wish { beams, gap, banned: sids.iter().filter(banned).cloned().collect(), seed }
+                let inside = |sid: &&Vec<u16>| (hash(seed ^ 1, sid) % 1000) as f64 / 1000.0 < part - 0.1;
+                let allowed = (part < 1.0).then(|| sids.iter().filter(inside).cloned().collect());
+                Wish { beams, gap, banned: sids.iter().filter(banned).cloned().collect(), allowed, seed }
             })
             .collect();
         Case { codes, sids, wishes, quantum }
@@ -264,7 +292,7 @@ fn case(codes: &[u16], sids: impl IntoIterator<Item = Vec<u16>>, wishes: Vec<Wis
 }
 
 fn wish(beams: u32, banned: Vec<Vec<u16>>, seed: u64) -> Wish {
-    Wish { beams, gap: 0, banned, seed }
+    Wish { beams, gap: 0, banned, allowed: None, seed }
 }
 
 #[test]
@@ -288,6 +316,21 @@ fn a_request_with_everything_banned_dies_and_its_neighbours_live() {
     let sids: Vec<Vec<u16>> = (0..9).map(|code| vec![code / 3, code]).collect();
     let wishes = vec![wish(4, sids.clone(), 1), wish(4, vec![], 2), wish(4, sids[1..].to_vec(), 3)];
     check(&case(&[3, 9], sids, wishes, 4));
+}
+
+#[test]
+fn masks_that_allow_nothing_one_leaf_and_everything() {
+    let sids: Vec<Vec<u16>> = (0..120).map(|code| vec![code / 60, code / 4 % 15, code % 4]).collect();
+    let only = |allowed: &[Vec<u16>]| Some(allowed.iter().cloned().collect());
+    let wishes = vec![
+        Wish { allowed: only(&[]), ..wish(4, vec![], 1) },
+        Wish { allowed: only(&sids[77..78]), ..wish(9, vec![], 2) },
+        Wish { allowed: only(&sids), ..wish(9, vec![], 3) },
+        // All that is allowed is banned.
+        Wish { allowed: only(&sids[40..44]), ..wish(9, sids[40..44].to_vec(), 4) },
+        wish(9, vec![], 5),
+    ];
+    check(&case(&[2, 15, 4], sids, wishes, 64));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! One level of the search: `expand_masked` normalises over legal children and draws from them where that is asked for, `expand_scan` looks at every child, `expand_finish` keeps the best and writes the next beams.
 
-use sidereal_ffi::params::{ExpandParams, MaskedParams};
+use sidereal_ffi::params::{ExpandParams, Legality, MaskedParams};
 
 use super::super::CudaDevice;
 use super::super::driver::{Kernel, Shape};
@@ -86,7 +86,7 @@ impl Scratch {
 impl CudaDevice {
     /// Plans what the widest lane needs over the widest trie, once both are known.
     pub(in crate::device::cuda) fn plan_expand_scratch(&mut self) -> Result<(), DeviceError> {
-        let widest = self.weights.tries.iter().flatten().map(|level| level.widest).max();
+        let widest = self.weights.tries.iter().flat_map(|trie| &trie.levels).map(|level| level.widest).max();
         let (Some(widest), false) = (widest, self.cohorts.is_empty()) else { return Ok(()) };
         let planned = self.scratch.expand.room;
         let most = |of: fn(&CohortPlan) -> usize| self.cohorts.iter().map(|lane| of(&lane.plan)).max().unwrap_or(0);
@@ -102,10 +102,23 @@ impl CudaDevice {
         Ok(())
     }
 
+    /// What decides which children of a level are legal.
+    fn legality(&self, args: &ExpandArgs) -> Legality {
+        let view = self.cohort_lane_of(args.lane).view();
+        let masks = self.masks.as_ref().map_or_else(Default::default, |masks| masks.table(args.trie, args.level));
+        Legality {
+            ban_ends: view.ban_ends,
+            ban_nodes: view.ban_nodes,
+            masks: masks.address,
+            mask_stride: masks.stride,
+            level: args.level as u32,
+        }
+    }
+
     pub(in crate::device::cuda) fn run_expand_select(&mut self, args: &ExpandArgs) -> Result<(), DeviceError> {
         let op = "expand_select";
         let lane = self.cohort_lane_of(args.lane);
-        let level = &self.weights.tries[args.trie.0 as usize][args.level];
+        let level = &self.weights.tries[args.trie.0 as usize].levels[args.level];
         let tokens = self.weights.heads[args.head.0 as usize].level_tokens[args.level];
         assert!(args.level < lane.plan.steps, "{op}: level {} of a lane of {} steps", args.level, lane.plan.steps);
         let (codes, known) = (level.code_count, tokens.count);
@@ -127,8 +140,7 @@ impl CudaDevice {
             requests: view.requests,
             row_request: view.row_request,
             counts: view.requests_count,
-            ban_ends: view.ban_ends,
-            ban_nodes: view.ban_nodes,
+            legal: self.legality(args),
             codes: level.codes,
             first_child: level.first_child,
             logits,
@@ -146,8 +158,7 @@ impl CudaDevice {
             requests: view.requests,
             row_request: view.row_request,
             counts: view.requests_count,
-            ban_ends: view.ban_ends,
-            ban_nodes: view.ban_nodes,
+            legal: self.legality(args),
             codes: level.codes,
             first_child: level.first_child,
             tokens: tokens.address,

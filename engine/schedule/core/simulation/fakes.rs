@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::world::Shared;
-use crate::catalog::{Catalog, SourceOptions, read_source};
+use crate::catalog::{Catalog, NodeMask, SourceOptions, read_source};
 use crate::device::{
     Beam, BeamAttentionArgs, Cohort, CohortLane, CohortPlan, Device, DeviceError, DeviceFacts, Dtype, Embedding,
     ExpandArgs, ForceArgs, Head, HeadArgs, HeadSource, HistoryAttentionArgs, KvPool, KvShape, Linear, LinearArgs,
@@ -193,6 +193,12 @@ impl Device for FakeDevice {
         unreachable!()
     }
     fn own_slab(&mut self, _: OwnShape) -> Result<OwnSlab, DeviceError> {
+        unreachable!()
+    }
+    fn plan_masks(&mut self, _: TrieId, _: usize) -> Result<(), DeviceError> {
+        unreachable!()
+    }
+    fn write_mask(&mut self, _: u32, _: &Arc<NodeMask>) -> Result<(), DeviceError> {
         unreachable!()
     }
     fn plan_slots(&mut self, _: SlotPlan) -> Result<(), DeviceError> {
