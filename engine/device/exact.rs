@@ -7,17 +7,29 @@ const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer t
 const LN2_HIGH: f32 = 0.693_359_4; // 355 / 512: its products with small integers are exact
 const LN2_LOW: f32 = -2.121_944_4e-4;
 
+/// exp(r) - 1 for |r| <= ln 2 / 2, to within 2 units in the last place.
+#[inline]
+fn exp_m1(r: f32) -> f32 {
+    let mut p = 1.987_569_2e-4_f32;
+    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+        p = p * r + c;
+    }
+    p * r * r + r
+}
+
+/// 1 - exp(-x) for x >= 0, to within 3 units in the last place.
+#[inline]
+pub(super) fn one_minus_exp(x: f32) -> f32 {
+    if x < 0.34 { -exp_m1(-x) } else { 1.0 - exp(-x) }
+}
+
 /// exp(x) for x <= 0, to within 2 units in the last place; 0 below -87.3, NaN of NaN.
 #[inline]
 pub(super) fn exp(x: f32) -> f32 {
     let shifted = x * std::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
     let r = (x - n * LN2_HIGH) - n * LN2_LOW;
-    let mut p = 1.987_569_2e-4_f32;
-    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
-        p = p * r + c;
-    }
-    let mantissa = (p * r * r + r) + 1.0;
+    let mantissa = exp_m1(r) + 1.0;
     let exponent = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32).wrapping_add(127) << 23;
     let value = mantissa * f32::from_bits(exponent as u32);
     if x < -87.3 { 0.0 } else { value }
@@ -70,6 +82,16 @@ mod tests {
         }
         assert_eq!((exp(0.0), exp(-0.0), exp(f32::NEG_INFINITY), exp(-88.0)), (1.0, 1.0, 0.0, 0.0));
         assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn differences_from_one_are_accurate() {
+        for step in 0..100_000 {
+            let x = (step as f32 * 1e-4).powi(3);
+            close("one_minus_exp", x, one_minus_exp(x), -f64::from(-x).exp_m1(), 3.0);
+        }
+        assert_eq!((one_minus_exp(0.0), one_minus_exp(f32::INFINITY)), (0.0, 1.0));
+        assert!(one_minus_exp(f32::NAN).is_nan());
     }
 
     #[test]

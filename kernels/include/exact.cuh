@@ -3,21 +3,31 @@
 #pragma once
 #include "ptx.h"
 
-DEVICE float exact_exp(float x) {
-    const float round = 12582912.0f;
-    const float shifted = __fadd_rn(__fmul_rn(x, 1.44269504088896341f), round);
-    const float n = __fsub_rn(shifted, round);
-    const float r = __fsub_rn(__fsub_rn(x, __fmul_rn(n, 0.693359375f)), __fmul_rn(n, -2.12194440e-4f));
+// exp(r) - 1 for |r| <= ln 2 / 2.
+DEVICE float exact_exp_m1(float r) {
     float p = 1.9875692e-4f;
     p = __fadd_rn(__fmul_rn(p, r), 1.3981999e-3f);
     p = __fadd_rn(__fmul_rn(p, r), 8.333452e-3f);
     p = __fadd_rn(__fmul_rn(p, r), 4.1665796e-2f);
     p = __fadd_rn(__fmul_rn(p, r), 1.6666665e-1f);
     p = __fadd_rn(__fmul_rn(p, r), 0.5f);
-    const float mantissa = __fadd_rn(__fadd_rn(__fmul_rn(__fmul_rn(p, r), r), r), 1.0f);
+    return __fadd_rn(__fmul_rn(__fmul_rn(p, r), r), r);
+}
+
+DEVICE float exact_exp(float x) {
+    const float round = 12582912.0f;
+    const float shifted = __fadd_rn(__fmul_rn(x, 1.44269504088896341f), round);
+    const float n = __fsub_rn(shifted, round);
+    const float r = __fsub_rn(__fsub_rn(x, __fmul_rn(n, 0.693359375f)), __fmul_rn(n, -2.12194440e-4f));
+    const float mantissa = __fadd_rn(exact_exp_m1(r), 1.0f);
     const uint32_t exponent = (__float_as_uint(shifted) - __float_as_uint(round) + 127) << 23;
     const float value = __fmul_rn(mantissa, __uint_as_float(exponent));
     return x < -87.3f ? 0.0f : value;
+}
+
+// 1 - exp(-x) for x >= 0.
+DEVICE float exact_one_minus_exp(float x) {
+    return x < 0.34f ? -exact_exp_m1(-x) : __fsub_rn(1.0f, exact_exp(-x));
 }
 
 DEVICE float exact_ln_1p(float f) {

@@ -44,6 +44,6 @@ DEVICE float softplus(float x) {
 // A child's perturbed log-probability under the condition that the largest of its siblings' is their parent's `key`; `rise` =
 // key - the largest unconditioned one, `below` = the largest - the child's.
 DEVICE float conditioned(float key, float rise, float below) {
-    const float apart = exact_ln(__fsub_rn(1.0f, exact_exp(-below)));
+    const float apart = exact_ln(exact_one_minus_exp(below));
     return __fsub_rn(key, softplus(__fadd_rn(__fadd_rn(rise, below), apart)));
 }
