@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::sampling::{LogProb, Sampling};
+
 /// Items named the way the caller's system names them. One request speaks one kind throughout.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ItemRefs {
@@ -37,13 +39,13 @@ pub enum History {
 }
 
 /// One RECOMMEND.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Request {
     /// Chosen by the caller, echoed in the reply.
     pub id: u64,
     /// What the model reads.
     pub history: History,
-    /// Beam width, at least 1.
+    /// Beam width, at least 1; how many semantic IDs are drawn when they are sampled.
     pub beams: u32,
     /// How many semantic IDs to return, at most `beams`.
     pub top: u32,
@@ -65,6 +67,10 @@ pub struct Request {
     pub view: Option<String>,
     /// Scenario bundle to apply.
     pub scenario: Option<u32>,
+    /// Draw semantic IDs instead of searching for the best.
+    pub sampling: Option<Sampling>,
+    /// Return each result's log-probabilities, level by level.
+    pub log_probs: bool,
 }
 
 impl Request {
@@ -84,6 +90,8 @@ impl Request {
             user: None,
             view: None,
             scenario: None,
+            sampling: None,
+            log_probs: false,
         }
     }
 }
@@ -100,7 +108,7 @@ pub struct Item {
 }
 
 /// One semantic ID of a reply.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Ranked {
     /// Code of each level.
     pub sid: Vec<u16>,
@@ -108,6 +116,10 @@ pub struct Ranked {
     pub score: f32,
     /// Its allowed items, heaviest first.
     pub items: Vec<Item>,
+    /// Perturbed log-probability, when distinct semantic IDs were sampled.
+    pub key: Option<f32>,
+    /// Of each level and scored end token, when asked for.
+    pub log_probs: Vec<LogProb>,
 }
 
 /// Where the time of a request went, in microseconds.
@@ -146,7 +158,7 @@ pub struct Provenance {
 pub struct Recommendation {
     /// The request's id.
     pub id: u64,
-    /// Best first.
+    /// Best first; distinct samples by perturbed log-probability, independent ones as they were drawn.
     pub results: Vec<Ranked>,
     /// Items of the history that the catalogue does not know.
     pub unknown_items: u32,

@@ -3,6 +3,9 @@
 //
 //   score(child) = score(beam) + (logit(code) - lognorm), in f32, in this order
 //
+// Distinct samples are chosen the same way by the keys that expand_masked has written in place of scores, and independent
+// sequences by what it has drawn. Each new row's log-probabilities are kept by step.
+//
 // Two launches, both for a bucket. Children of a beam are cut into groups of 32 that stand one after another, and eight
 // groups make a run; a group's or run's key is its best score, with the place of its first child (see beam_key.cuh).
 //
@@ -17,7 +20,7 @@
 //   3. Looks again into these groups and collects children whose score reaches the bound's: at most 40 B, usually little
 //      more than B.
 //   4. Cuts them to exactly B (radix over the 64-bit keys, which are distinct) and sorts those.
-//   5. Writes the next beam state: node, score, token, ancestors. Rows beyond the live ones are cleared.
+//   5. Writes the next beam state: node, score, token, ancestors, key. Rows beyond the live ones are cleared.
 //
 // Any beam width up to 65,536 works; up to 2,048 beams are sorted in shared memory, more of them in global memory, slower.
 //
@@ -47,7 +50,7 @@ constexpr int SCAN_UNROLL = 4;           // groups that a warp reads at once
 constexpr int FINISH_UNROLL = 4;
 constexpr uint32_t RUN = EXPAND_GROUP * EXPAND_RUN_GROUPS;  // children of a run
 
-// What a child's score takes of its beam.
+// What a child's score takes of its beam. Of distinct samples score and lognorm are 0, and values are keys by place.
 struct Parent {
     float score;
     float lognorm;
@@ -59,17 +62,30 @@ DEVICE Parent unpack_parent(uint4 words) {
     return Parent{__uint_as_float(words.x), __uint_as_float(words.y), words.z, words.w};
 }
 
-// Score of the child at `place`, as bits that order as it does.
-DEVICE uint32_t child_score(const ExpandParams& p, const Parent& parent, uint32_t logits_row, uint32_t place) {
-    const uint16_t code = __ldg(pointer<const uint16_t>(p.codes) + parent.first + place);
-    const float logit = __ldg(pointer<const float>(p.logits) + static_cast<size_t>(logits_row) * p.logits_stride + code);
-    return ordered_score(parent.score + (logit - parent.lognorm));
+// What a beam's children are compared by: logits by code, or keys by place.
+struct Values {
+    const float* row;
+    bool by_place;
+};
+
+DEVICE Values values_of(const ExpandParams& p, uint32_t sampling, uint32_t logits_row, uint32_t row) {
+    const bool by_place = sampling == SAMPLING_DISTINCT;
+    return Values{by_place ? pointer<const float>(p.keys) + static_cast<size_t>(row) * p.key_stride
+                           : pointer<const float>(p.logits) + static_cast<size_t>(logits_row) * p.logits_stride,
+                  by_place};
+}
+
+// Score or key of the child at `place`, as bits that order as it does.
+DEVICE uint32_t child_score(const ExpandParams& p, const Parent& parent, const Values& values, uint32_t place) {
+    const uint32_t at = values.by_place ? place : __ldg(pointer<const uint16_t>(p.codes) + parent.first + place);
+    return ordered_score(parent.score + (__ldg(values.row + at) - parent.lognorm));
 }
 
 // One beam as expand_scan looks at it.
 struct Scanned {
     Parent parent;
     Legal legal;
+    Values values;
     uint32_t request;
     uint32_t row;
     uint32_t rank;
@@ -78,7 +94,6 @@ struct Scanned {
 // Looks at the children of a run. Returns its best score, and to lane i that of group i and which of its children are legal.
 DEVICE uint32_t scan_run(const ExpandParams& p, const Scanned& beam, uint32_t run, uint2& group) {
     const uint32_t lane = threadIdx.x & 31, children = beam.parent.children;
-    const uint32_t logits_row = p.level == 0 ? beam.request : beam.row;
     uint32_t best = 0;
     for (uint32_t round = 0; round < EXPAND_RUN_GROUPS && run * RUN + round * EXPAND_GROUP < children; round += SCAN_UNROLL) {
         const uint32_t start = run * RUN + round * EXPAND_GROUP + lane;
@@ -87,7 +102,7 @@ DEVICE uint32_t scan_run(const ExpandParams& p, const Scanned& beam, uint32_t ru
         for (int i = 0; i < SCAN_UNROLL; i++) {
             // Lanes beyond the last child read it again, so that all reads of a round are under way at once.
             const uint32_t place = start + i * EXPAND_GROUP;
-            const uint32_t score = child_score(p, beam.parent, logits_row, min(place, children - 1));
+            const uint32_t score = child_score(p, beam.parent, beam.values, min(place, children - 1));
             scores[i] = place < children ? score : 0;
         }
         if (restricts(beam.legal)) {
@@ -118,7 +133,8 @@ KERNEL(SCAN_THREADS) expand_scan(const __grid_constant__ ExpandParams p) {
     beam.request = p.level == 0 ? blockIdx.x : pointer<const uint32_t>(p.row_request)[blockIdx.x];
     if (beam.request == ~0u) return;
     const RequestEntry request = pointer<const RequestEntry>(p.requests)[beam.request];
-    const uint32_t first_row = request.first_row;
+    const uint32_t first_row = request.first_row, sampling = request.sampling;
+    if (sampling == SAMPLING_INDEPENDENT) return;  // each beam has drawn its child
     beam.rank = p.level == 0 ? 0 : blockIdx.x - first_row;
     beam.row = first_row + beam.rank;
     if (beam.rank >= pointer<const uint32_t>(p.now.live)[beam.request]) return;
@@ -134,9 +150,13 @@ KERNEL(SCAN_THREADS) expand_scan(const __grid_constant__ ExpandParams p) {
     __syncthreads();
     if (run >= runs) return;
 
-    const float score = pointer<const float>(p.now.score)[beam.row];
-    const size_t lognorm_row = p.level == 0 ? beam.request : beam.row;
-    const float lognorm = pointer<const float>(p.lognorm)[lognorm_row * p.lognorm_stride];
+    const size_t logits_row = p.level == 0 ? beam.request : beam.row;
+    beam.values = values_of(p, sampling, logits_row, beam.row);
+    float score = 0, lognorm = 0;
+    if (sampling == SAMPLING_NONE) {
+        score = pointer<const float>(p.now.score)[beam.row];
+        lognorm = pointer<const float>(p.lognorm)[logits_row * p.lognorm_stride];
+    }
     beam.parent = Parent{score, lognorm, first, children};
     beam.legal = legal_among(p.legal, beam.request, request.mask, first, children);
     uint2 group;
@@ -165,6 +185,7 @@ struct FinishShared {
     uint32_t chosen;      // groups to look into
     uint32_t candidates;  // children that reach the bound
     uint32_t kept;        // those of them that stay
+    uint32_t drawn[FINISH_THREADS / 32];  // by a warp's sequences
 };
 
 // One request as expand_finish looks at it: where its rows and its scratch begin.
@@ -172,6 +193,7 @@ struct Request {
     uint32_t index;
     uint32_t first_row;
     uint32_t beams;
+    uint32_t sampling;
     const uint4* parents;
     const uint2* groups;
     const uint64_t* run_keys;
@@ -186,6 +208,7 @@ DEVICE Request request_at(const ExpandParams& p, uint32_t index) {
     return Request{index,
                    entry.first_row,
                    entry.beams,
+                   entry.sampling,
                    pointer<const uint4>(p.parents) + row,
                    pointer<const uint2>(p.groups) + row * p.group_stride,
                    pointer<const uint64_t>(p.run_keys) + row * p.run_stride,
@@ -252,7 +275,8 @@ DEVICE void collect(const ExpandParams& p, const Request& request, const uint64_
             const size_t group = static_cast<size_t>(rank) * p.group_stride + place / EXPAND_GROUP;
             const bool legal = request.groups[group].y >> lane & 1;
             const uint32_t logits_row = p.level == 0 ? request.index : request.first_row + rank;
-            const uint32_t score = child_score(p, parent, logits_row, place + (legal ? lane : 0));
+            const Values values = values_of(p, request.sampling, logits_row, request.first_row + rank);
+            const uint32_t score = child_score(p, parent, values, place + (legal ? lane : 0));
             scores[i] = legal && item + i * WARPS < count ? score : 0;
         }
 #pragma unroll
@@ -300,14 +324,86 @@ DEVICE void put_in_order(const Request& request, uint32_t kept, uint64_t* order,
     sort_descending<FINISH_THREADS>(order, length);
 }
 
-// Writes one row of the next beams: the child that `key` names.
-DEVICE void write_child(const ExpandParams& p, const Request& request, uint32_t rank, uint64_t key) {
-    const uint32_t row = request.first_row + rank, node = request.parents[rank_of(key)].z + place_of(key);
+// A child that is a beam from now on.
+struct Chosen {
+    uint32_t rank;
+    uint32_t parent;  // rank
+    uint32_t place;
+    uint32_t first;  // child of the parent
+    float key;       // its score, or its perturbed log-probability
+};
+
+// Writes one row of the next beams.
+DEVICE void write_child(const ExpandParams& p, const Request& request, const Chosen& chosen) {
+    const uint32_t row = request.first_row + chosen.rank, parent = request.first_row + chosen.parent;
+    const uint32_t node = chosen.first + chosen.place, code = __ldg(pointer<const uint16_t>(p.codes) + node);
+    const size_t logits_row = p.level == 0 ? request.index : parent;
     pointer<uint32_t>(p.next.node)[row] = node;
-    pointer<float>(p.next.score)[row] = score_of(key);
-    pointer<uint32_t>(p.next.token)[row] =
-        __ldg(pointer<const uint32_t>(p.tokens) + __ldg(pointer<const uint16_t>(p.codes) + node));
-    inherit_ancestors(p.now, p.next, AncestorCopy{row, request.first_row + rank_of(key), p.level, p.rows});
+    pointer<uint32_t>(p.next.token)[row] = __ldg(pointer<const uint32_t>(p.tokens) + code);
+    inherit_ancestors(p.now, p.next, AncestorCopy{row, parent, p.level, p.rows});
+
+    const float logit = __ldg(pointer<const float>(p.logits) + logits_row * p.logits_stride + code);
+    const float raw = __fsub_rn(logit, pointer<const float>(p.lognorm)[logits_row * p.lognorm_stride]);
+    float behaviour = raw, score = chosen.key;
+    if (request.sampling != SAMPLING_NONE) {
+        const float4 norms = pointer<const float4>(p.norms)[logits_row];
+        const float scale = pointer<const RequestEntry>(p.requests)[request.index].scale;
+        behaviour = __fsub_rn(__fmul_rn(__fsub_rn(logit, norms.y), scale), norms.z);
+        score = settled_score(__fadd_rn(pointer<const float>(p.now.score)[parent], raw));
+    }
+    if (request.sampling == SAMPLING_DISTINCT) {
+        pointer<float>(p.next.log_prob)[row] = __fadd_rn(pointer<const float>(p.now.log_prob)[parent], behaviour);
+        pointer<float>(p.next.key)[row] = chosen.key;
+    }
+    pointer<float>(p.next.score)[row] = score;
+    pointer<float2>(p.log_probs)[static_cast<size_t>(p.level) * p.rows + row] = make_float2(behaviour, raw);
+}
+
+// Writes what independent sequences have drawn, in their order, and returns how many go on.
+DEVICE uint32_t write_draws(const ExpandParams& p, const Request& request, FinishShared& shared) {
+    const uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+    const uint32_t sequences = p.level == 0 ? request.beams : pointer<const uint32_t>(p.now.live)[request.index];
+    const uint32_t* first_child = pointer<const uint32_t>(p.first_child);
+    uint32_t kept = 0;
+    for (uint32_t base = 0; base < sequences; base += FINISH_THREADS) {
+        const uint32_t sequence = base + threadIdx.x;
+        uint32_t place = EXPAND_NONE;
+        if (sequence < sequences) place = pointer<const uint32_t>(p.draws)[request.first_row + sequence];
+        const uint32_t drawn = __ballot_sync(FULL_WARP, place != EXPAND_NONE);
+        if (lane == 0) shared.drawn[warp] = __popc(drawn);
+        __syncthreads();
+        uint32_t rank = kept + __popc(drawn & ((1u << lane) - 1));
+        for (uint32_t i = 0; i < FINISH_THREADS / 32; i++) {
+            if (i < warp) rank += shared.drawn[i];
+            kept += shared.drawn[i];
+        }
+        if (place != EXPAND_NONE) {
+            const uint32_t parent = p.level == 0 ? 0 : sequence;
+            const uint32_t first = first_child[pointer<const uint32_t>(p.now.node)[request.first_row + parent]];
+            write_child(p, request, Chosen{rank, parent, place, first, 0.0f});
+        }
+        __syncthreads();  // before the counts are overwritten
+    }
+    return kept;
+}
+
+// Finds the best children and writes them; returns how many there are.
+DEVICE uint32_t write_best(const ExpandParams& p, const Request& request, uint32_t runs, FinishShared& shared) {
+    find_candidates(p, request, runs, shared);
+    const uint32_t kept = min(shared.candidates, request.beams);
+    const uint64_t* order = request.order;
+    if (kept <= SHARED_ORDER) {
+        put_in_order(request, kept, shared.order, shared);
+        order = shared.order;
+    } else {
+        put_in_order(request, kept, request.order, shared);
+    }
+    for (uint32_t rank = threadIdx.x; rank < kept; rank += FINISH_THREADS) {
+        const uint64_t key = order[rank];
+        const uint32_t parent = rank_of(key);
+        write_child(p, request, Chosen{rank, parent, place_of(key), request.parents[parent].z, score_of(key)});
+    }
+    return kept;
 }
 
 }  // namespace
@@ -322,17 +418,8 @@ KERNEL(FINISH_THREADS, 1) expand_finish(const __grid_constant__ ExpandParams p) 
     __syncthreads();
     if (threadIdx.x == 0) *run_count = 0;  // for the next level; every thread has read it
 
-    find_candidates(p, request, runs, shared);
-    const uint32_t kept = min(shared.candidates, request.beams);
-    const uint64_t* order = request.order;
-    if (kept <= SHARED_ORDER) {
-        put_in_order(request, kept, shared.order, shared);
-        order = shared.order;
-    } else {
-        put_in_order(request, kept, request.order, shared);
-    }
-    for (uint32_t rank = threadIdx.x; rank < kept; rank += FINISH_THREADS) write_child(p, request, rank, order[rank]);
-    const RequestEntry entry = {0, request.beams, request.first_row, 0};
-    clear_dead<FINISH_THREADS>(p.next, entry, kept);
+    const bool draws = request.sampling == SAMPLING_INDEPENDENT;
+    const uint32_t kept = draws ? write_draws(p, request, shared) : write_best(p, request, runs, shared);
+    clear_dead<FINISH_THREADS>(p.next, pointer<const RequestEntry>(p.requests)[request.index], kept);
     if (threadIdx.x == 0) pointer<uint32_t>(p.next.live)[request.index] = kept;
 }

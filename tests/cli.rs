@@ -70,6 +70,31 @@ fn recommend_answers_every_line_in_order() {
 }
 
 #[test]
+fn recommend_samples_and_tells_log_probabilities() {
+    let export = golden_arg("t5-relu");
+    let line = |sample| json!({"items": [12069], "beams": 8, "top": 8, "logprobs": true, "sample": sample});
+    let distinct = json!({"kind": "distinct", "seed": 7, "temperature": 1.5});
+    let asked =
+        [line(distinct.clone()), line(json!({"kind": "independent", "seed": 7})), line(json!(null)), line(distinct)];
+    let answers = requests(&export, &asked).exits(0).json_lines();
+    for answer in &answers {
+        let results = answer["results"].as_array().unwrap();
+        assert_eq!(results.len(), 8);
+        for ranked in results {
+            let levels = ranked["logprobs"].as_array().unwrap();
+            assert_eq!(levels.len(), 3);
+            let sum: f64 = levels.iter().map(|level| level["raw"].as_f64().unwrap()).sum();
+            assert!((sum - ranked["score"].as_f64().unwrap()).abs() < 1e-4, "{ranked}");
+        }
+    }
+    assert_eq!(answers[0]["results"], answers[3]["results"], "one seed, one sample");
+    assert!(answers[0]["results"][0]["key"].is_f64() && answers[1]["results"][0]["key"].is_null());
+    let hot = json!({"items": [12069], "sample": {"kind": "distinct", "seed": 7, "temperature": 0}});
+    let refused = requests(&export, &[hot]).exits(1).json_lines();
+    assert!(refused[0]["error"]["message"].as_str().unwrap().contains("temperature is 0"), "{}", refused[0]);
+}
+
+#[test]
 fn recommend_names_what_is_wrong_and_goes_on() {
     let export = golden_arg("t5-relu");
     let input = concat!(

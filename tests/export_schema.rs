@@ -15,6 +15,13 @@ const FULL: &str = r#"{
   "score": "full_then_mask", "length_penalty": 0.5, "catalog": "catalog.sid"
 }"#;
 
+/// The same for levels with heads of their own, which allow no scored end.
+const HEADS: &str = r#"{
+  "sidereal": 1, "name": "m", "version": "1",
+  "sid": {"levels": [{"codes": 2, "tokens": {"first": 10}}, {"codes": 2, "tokens": {"list": [21, 20]}}]},
+  "score": "level_head", "heads": ["heads.0.weight", "heads.1.weight"]
+}"#;
+
 /// The only pattern of the schema: no control characters.
 const PATTERN: &str = r"^[^\u0000-\u001f\u007f-\u009f]*$";
 
@@ -162,9 +169,9 @@ fn agree(schema: &Value, manifest: &Value) -> bool {
 #[test]
 fn schema_and_parser_agree_on_every_mutation() {
     let schema: Value = serde_json::from_str(&docs("sidereal.schema.json")).unwrap();
-    let full: Value = serde_json::from_str(FULL).unwrap();
-    assert!(agree(&schema, &full));
-    let all = mutations(&full);
+    let manifests = [FULL, HEADS].map(|text| serde_json::from_str::<Value>(text).unwrap());
+    assert!(manifests.iter().all(|manifest| agree(&schema, manifest)));
+    let all: Vec<Value> = manifests.iter().flat_map(mutations).collect();
     let accepted = all.iter().filter(|manifest| agree(&schema, manifest)).count();
     assert!(all.len() > 1000 && accepted > 100 && accepted < all.len() / 2, "{accepted} of {}", all.len());
 }
@@ -205,6 +212,7 @@ fn every_key_is_documented() {
         "end.tokens",
         "end.scored",
         "score",
+        "heads",
         "length_penalty",
         "catalog",
     ];

@@ -10,11 +10,12 @@ use std::time::Instant;
 use common::{Seeded, engine, golden, prompt_request, small_limits};
 use sidereal::client::{Client, ClientOptions};
 use sidereal::device::Dtype;
-use sidereal::request::{Recommendation, Request};
+use sidereal::request::{Ranked, Recommendation, Request};
+use sidereal::sampling::{Sampling, SamplingKind};
 use sidereal::schedule::{Engine, Limits};
 use sidereal::serve::{Server, ServerConfig, Service};
 
-/// Mixed lengths and beam widths over a vocabulary of `vocabulary` tokens.
+/// Mixed lengths, beam widths and kinds of sampling over a vocabulary of `vocabulary` tokens.
 fn requests(vocabulary: u64, count: u64) -> Vec<Request> {
     let mut seeded = Seeded(7);
     let lengths = [1, 2, 63, 64, 65, 127, 200, 300, 600, 17];
@@ -24,18 +25,22 @@ fn requests(vocabulary: u64, count: u64) -> Vec<Request> {
             let length = lengths[seeded.below(lengths.len() as u64) as usize];
             let beams = widths[seeded.below(widths.len() as u64) as usize];
             let tokens = (0..length).map(|_| seeded.below(vocabulary) as u32).collect();
-            prompt_request(id, tokens, beams)
+            let kind = [None, Some(SamplingKind::Independent), Some(SamplingKind::Distinct)][id as usize % 3];
+            let sampling = kind.map(|kind| Sampling { kind, seed: id, temperature: 0.8 });
+            Request { sampling, log_probs: id % 2 == 0, ..prompt_request(id, tokens, beams) }
         })
         .collect()
 }
 
-/// Semantic ID, score as bits, items.
-type Entry = (Vec<u16>, u32, Vec<u64>);
+/// Semantic ID, score as bits, items, key and log-probabilities as bits.
+type Entry = (Vec<u16>, u32, Vec<u64>, Option<u32>, Vec<[u32; 2]>);
 
 /// The part of an answer that must not change.
 fn result_section(answer: &Recommendation) -> Vec<Entry> {
     let ids = |items: &[sidereal::request::Item]| items.iter().map(|item| item.id).collect();
-    answer.results.iter().map(|r| (r.sid.clone(), r.score.to_bits(), ids(&r.items))).collect()
+    let log_probs = |r: &Ranked| r.log_probs.iter().map(|of| [of.behaviour.to_bits(), of.raw.to_bits()]).collect();
+    let entry = |r: &Ranked| (r.sid.clone(), r.score.to_bits(), ids(&r.items), r.key.map(f32::to_bits), log_probs(r));
+    answer.results.iter().map(entry).collect()
 }
 
 fn alone(engine: &Engine, requests: &[Request]) -> Vec<Vec<Entry>> {

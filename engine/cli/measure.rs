@@ -279,7 +279,12 @@ mod tests {
             id: 0,
             results: results
                 .iter()
-                .map(|(sid, items)| Ranked { sid: sid.to_vec(), score: -1.0, items: items.iter().map(item).collect() })
+                .map(|(sid, items)| Ranked {
+                    sid: sid.to_vec(),
+                    score: -1.0,
+                    items: items.iter().map(item).collect(),
+                    ..Ranked::default()
+                })
                 .collect(),
             unknown_items: 0,
             prompt_tokens: 1,

@@ -9,6 +9,7 @@ use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::request::{Answer, History, Item, ItemRefs, Ranked, Request, StageTimings};
+use crate::sampling::{LogProb, Sampling, SamplingKind};
 
 /// What a line that leaves them out gets.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +30,7 @@ pub struct BadLine {
 }
 
 /// The keys of a request, in the order that messages list them.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 17] = [
     "id",
     "items",
     "keys",
@@ -45,6 +46,8 @@ const KEYS: [&str; 15] = [
     "view",
     "user",
     "scenario",
+    "sample",
+    "logprobs",
 ];
 
 /// A request line as it stands there.
@@ -65,6 +68,39 @@ struct Line {
     view: Option<String>,
     user: Option<String>,
     scenario: Option<u32>,
+    sample: Option<Sample>,
+    logprobs: Option<bool>,
+}
+
+/// `sample`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sample {
+    kind: Kind,
+    seed: u64,
+    #[serde(default = "one")]
+    temperature: f32,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    Independent,
+    Distinct,
+}
+
+fn one() -> f32 {
+    1.0
+}
+
+impl From<Sample> for Sampling {
+    fn from(Sample { kind, seed, temperature }: Sample) -> Sampling {
+        let kind = match kind {
+            Kind::Independent => SamplingKind::Independent,
+            Kind::Distinct => SamplingKind::Distinct,
+        };
+        Sampling { kind, seed, temperature }
+    }
 }
 
 /// `deny`: ids or keys.
@@ -109,6 +145,8 @@ impl<'de> Visitor<'de> for LineVisitor {
                 "view" => take(&mut map, "view", &mut line.view)?,
                 "user" => take(&mut map, "user", &mut line.user)?,
                 "scenario" => take(&mut map, "scenario", &mut line.scenario)?,
+                "sample" => take(&mut map, "sample", &mut line.sample)?,
+                "logprobs" => take(&mut map, "logprobs", &mut line.logprobs)?,
                 unknown => {
                     return Err(A::Error::custom(format!("unknown key {unknown:?}; known are {}", KEYS.join(", "))));
                 }
@@ -188,6 +226,8 @@ fn build(line: Line, id: u64, defaults: Defaults) -> Result<Request, String> {
         user: line.user,
         view: line.view,
         scenario: line.scenario,
+        sampling: line.sample.map(Sampling::from),
+        log_probs: line.logprobs.unwrap_or(false),
     })
 }
 
@@ -228,6 +268,16 @@ struct ResultJson<'a> {
     sid: &'a [u16],
     score: f32,
     items: Vec<ItemJson<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<f32>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    logprobs: Vec<LogProbJson>,
+}
+
+#[derive(Serialize)]
+struct LogProbJson {
+    behaviour: f32,
+    raw: f32,
 }
 
 /// A number, or an object when text was asked for.
@@ -277,7 +327,9 @@ fn item(item: &Item, with_text: bool) -> ItemJson<'_> {
 
 fn result(ranked: &Ranked, with_text: bool) -> ResultJson<'_> {
     let items = ranked.items.iter().map(|each| item(each, with_text)).collect();
-    ResultJson { sid: &ranked.sid, score: ranked.score, items }
+    let log_prob = |of: &LogProb| LogProbJson { behaviour: of.behaviour, raw: of.raw };
+    let logprobs = ranked.log_probs.iter().map(log_prob).collect();
+    ResultJson { sid: &ranked.sid, score: ranked.score, items, key: ranked.key, logprobs }
 }
 
 /// The answer to request `id` as a line, without the newline. `with_text` as the request had it.
@@ -324,7 +376,8 @@ mod tests {
     #[test]
     fn reads_every_key() {
         let text = r#"{"id":7,"items":[1,18446744073709551615],"beams":128,"top":5,"deny":[3],"deny_history":true,
-            "strict":true,"max_items_per_sid":2,"view":"v","user":"u","scenario":3,"with_text":true,"deadline_ms":1.5}"#;
+            "strict":true,"max_items_per_sid":2,"view":"v","user":"u","scenario":3,"with_text":true,"deadline_ms":1.5,
+            "sample":{"kind":"distinct","seed":18446744073709551615,"temperature":0.5},"logprobs":true}"#;
         let request = parse(text, 1, DEFAULTS).unwrap();
         let expected = Request {
             max_items_per_sid: Some(2),
@@ -336,6 +389,8 @@ mod tests {
             user: Some("u".into()),
             view: Some("v".into()),
             scenario: Some(3),
+            sampling: Some(Sampling { kind: SamplingKind::Distinct, seed: u64::MAX, temperature: 0.5 }),
+            log_probs: true,
             ..Request::new(7, History::Items(ItemRefs::Ids(vec![1, u64::MAX])), 128, 5)
         };
         assert_eq!(request, expected);
@@ -364,6 +419,9 @@ mod tests {
             (r#"{"id":1,"items":[1],"tokens":[1]}"#, "line 3: more than one of"),
             (r#"{"id":1,"items":[1],"deny":["a"]}"#, "holds keys while the history holds ids"),
             (r#"{"id":1,"keys":["a"],"deny":[1]}"#, "holds ids while the history holds keys"),
+            (r#"{"id":1,"items":[1],"sample":{"kind":"best","seed":1}}"#, "key \"sample\": unknown variant `best`"),
+            (r#"{"id":1,"items":[1],"sample":{"kind":"distinct"}}"#, "key \"sample\": missing field `seed`"),
+            (r#"{"id":1,"items":[1],"sample":{"kind":"distinct","seed":1,"temp":2}}"#, "unknown field `temp`"),
             (r#"{"id":1,"items":[1],"deadline_ms":0}"#, "deadline_ms"),
             ("[1]", "invalid type: sequence, expected a request"),
             (r#"{"id":1,"items":[1]"#, "EOF while parsing an object"),

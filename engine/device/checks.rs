@@ -1,8 +1,9 @@
 //! What every device checks of a weight before it packs it, and of a descriptor before it writes it.
 
-use super::{Cohort, CohortPlan, DeviceError, LinearSource, TokenBatch};
+use super::{Cohort, CohortPlan, DeviceError, HeadMatrix, HeadSource, LinearSource, TokenBatch};
 use crate::catalog::NodeMask;
 use crate::export::TensorView;
+use crate::sampling::Sampling;
 
 /// Most levels that a semantic ID may have; bounds the ban lists of a request.
 pub(crate) const MAX_LEVELS: usize = 8;
@@ -74,6 +75,46 @@ impl LinearSource {
     }
 }
 
+impl HeadSource {
+    /// Checks shapes, and the levels' tokens against a shared matrix.
+    pub(crate) fn check(&self) -> Result<(), DeviceError> {
+        match &self.matrix {
+            HeadMatrix::Shared(matrix) => {
+                let &[vocabulary, _] = matrix.shape() else {
+                    return Err(bad_weight(
+                        matrix,
+                        format!("a head is [vocabulary, hidden], not {:?}", matrix.shape()),
+                    ));
+                };
+                for (level, tokens) in self.level_tokens.iter().enumerate() {
+                    let beyond = tokens.iter().enumerate().find(|(_, token)| **token as usize >= vocabulary);
+                    if let Some((code, token)) = beyond {
+                        return Err(bad_weight(
+                            matrix,
+                            format!("level {level}, code {code}: token {token} of {vocabulary}"),
+                        ));
+                    }
+                }
+            }
+            HeadMatrix::PerLevel(matrices) => {
+                assert_eq!(matrices.len(), self.level_tokens.len(), "head: a matrix a level");
+                assert!(!self.whole_vocabulary, "head: one matrix a level has no vocabulary");
+                let hidden = matrices[0].shape().last().copied().unwrap_or_default();
+                for (level, (matrix, tokens)) in matrices.iter().zip(&self.level_tokens).enumerate() {
+                    let (wanted, shape) = ([tokens.len(), hidden], matrix.shape());
+                    if shape != wanted {
+                        return Err(bad_weight(
+                            matrix,
+                            format!("the head of level {level} is {wanted:?}, not {shape:?}"),
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Checks that a mask has the `words` words of one of `slots` slots.
 pub(crate) fn check_mask(mask: &NodeMask, words: usize, (slot, slots): (u32, usize)) -> Result<(), DeviceError> {
     let given = mask.words().len();
@@ -128,6 +169,11 @@ impl Cohort {
             if request.banned_nodes.len() > MAX_LEVELS {
                 let levels = request.banned_nodes.len();
                 return Err(bad(op, format!("request {index}: bans for {levels} levels; {MAX_LEVELS} at most")));
+            }
+            if let Some(sampling) =
+                request.sampling.filter(|sampling| !Sampling::TEMPERATURES.contains(&sampling.temperature))
+            {
+                return Err(bad(op, format!("request {index}: temperature {}", sampling.temperature)));
             }
             if let Some(mask) = request.mask.filter(|&mask| mask as usize >= masks) {
                 return Err(bad(op, format!("request {index}: mask slot {mask} of {masks}")));

@@ -29,13 +29,16 @@
 mod checks;
 pub mod cpu;
 pub mod cuda;
+mod exact;
 mod marks;
+mod noise;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::catalog::{Catalog, NodeMask};
 use crate::export::TensorView;
+use crate::sampling::{LogProb, Sampling};
 
 pub(crate) use checks::{MAX_LEVELS, check_mask, expect_matrix, read_vector};
 pub(crate) use marks::Marks;
@@ -290,6 +293,10 @@ pub struct CohortRequest {
     /// The mask slot of the nodes that may be expanded; every node if there is none. The slot holds what was last written
     /// to it before the cohort, and may be written again once the cohort has been read or given up.
     pub mask: Option<u32>,
+    /// Draw children instead of keeping the best. `beams` is then how many semantic IDs are drawn.
+    pub sampling: Option<Sampling>,
+    /// Read each level's log-probabilities with the beams.
+    pub log_probs: bool,
 }
 
 /// Requests searched together. `write_cohort` also resets the lane's beam state: each request starts with one live beam at
@@ -301,12 +308,16 @@ pub struct Cohort {
 }
 
 /// A finished beam.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Beam {
     /// Leaf of the trie (node id at the last level).
     pub leaf: u32,
-    /// Sum of log-probabilities, before any length penalty.
+    /// Sum of raw log-probabilities, before any length penalty.
     pub score: f32,
+    /// Perturbed log-probability, where beams are distinct samples.
+    pub key: Option<f32>,
+    /// Of each step, where the request asks for them.
+    pub log_probs: Vec<LogProb>,
 }
 
 /// Rows of one or more weight matrices, stacked: `[sum of rows, in]`.
@@ -320,11 +331,26 @@ pub struct LinearSource {
     pub gated: bool,
 }
 
+/// The weights of an output head.
+#[derive(Clone, Debug)]
+pub enum HeadMatrix {
+    /// One matrix for all levels, `[vocabulary, hidden]`: a code's row is its token's.
+    Shared(TensorView),
+    /// A matrix a level, `[codes, hidden]`: row c is code c. Such a head has no vocabulary.
+    PerLevel(Vec<TensorView>),
+}
+
+impl From<TensorView> for HeadMatrix {
+    fn from(matrix: TensorView) -> HeadMatrix {
+        HeadMatrix::Shared(matrix)
+    }
+}
+
 /// The output head.
 #[derive(Clone, Debug)]
 pub struct HeadSource {
-    /// `[vocabulary, hidden]`.
-    pub matrix: TensorView,
+    /// What hidden states are multiplied with.
+    pub matrix: HeadMatrix,
     /// For each level, the token id of each code.
     pub level_tokens: Vec<Vec<u32>>,
     /// Whether the whole vocabulary is ever needed (`full_then_mask` or a scored end token).
@@ -584,8 +610,10 @@ pub enum Target {
 pub enum Normalizer {
     /// The whole vocabulary (`full_then_mask`).
     Vocabulary,
-    /// The codes of the level (`level_norm`).
+    /// The codes of the level (`level_norm`, `level_head`).
     Level,
+    /// The legal children of a beam (`mask_then_norm`): the selection computes it, and the head computes logits alone.
+    Legal,
 }
 
 /// Arguments of [`Device::head`].
@@ -603,16 +631,19 @@ pub struct HeadArgs {
     pub normalizer: Normalizer,
     /// f32 `[rows, codes of the level]` or `[rows, 1]` (in a wider buffer: column 0 onward).
     pub logits: Tensor,
-    /// f32 `[rows, 1]`: log-sum-exp in f32.
+    /// f32 `[rows, 1]`: log-sum-exp in f32. Not written for [`Normalizer::Legal`].
     pub lognorm: Tensor,
 }
 
 /// Arguments of [`Device::expand_select`].
 ///
-/// Candidates are all legal children (in the trie, in the request's mask, not banned) of all live beams, each with score = beam's score +
-/// (logit - lognorm). The best `beams` of each request are kept by (score descending, parent rank ascending, code
+/// Candidates are all legal children (in the trie, in the request's mask, not banned) of all live beams, each with score =
+/// beam's score + (logit - lognorm), where lognorm is the head's or, without one, the log-sum-exp over the beam's legal
+/// children. The best `beams` of each request are kept by (score descending, parent rank ascending, code
 /// ascending), exactly as brute force would. A score of NaN counts as negative infinity: the child stays legal, behind all
-/// others. The beam state then holds the children: node, score, next token, parent; the
+/// others. With sampling, children are drawn from the softmax of logit / temperature over each beam's legal children instead:
+/// one for each beam (at level 0: for each of `beams` sequences), or `beams` without replacement, best perturbed
+/// log-probability first; scores still sum (logit - lognorm). The beam state then holds the children: node, score, next token, parent; the
 /// ancestor table follows. A request whose trie runs out keeps fewer than `beams`.
 #[derive(Clone, Copy, Debug)]
 pub struct ExpandArgs {
@@ -626,12 +657,12 @@ pub struct ExpandArgs {
     pub level: usize,
     /// From [`Device::head`].
     pub logits: Tensor,
-    /// From [`Device::head`].
-    pub lognorm: Tensor,
+    /// From [`Device::head`]; `None` for [`Normalizer::Legal`].
+    pub lognorm: Option<Tensor>,
 }
 
 /// Arguments of [`Device::force_token`]: every live beam takes `token` next. With `scored`, its log-probability is added and
-/// the beams of a request are re-ordered by (score descending, parent rank ascending).
+/// the beams of a request are re-ordered by (score descending, parent rank ascending), unless they were sampled.
 #[derive(Clone, Copy, Debug)]
 pub struct ForceArgs {
     /// The cohort.

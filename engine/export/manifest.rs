@@ -17,7 +17,7 @@ pub const LEVELS: RangeInclusive<usize> = 2..=8;
 /// How many codes a level may have.
 pub const CODES: RangeInclusive<usize> = 1..=65_536;
 
-/// How a level's log-probability is computed. Every mode can be declared; which ones are served is decided elsewhere.
+/// How a level's log-probability is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ScoreMode {
     /// Log-softmax over the whole vocabulary; illegal children are dropped without renormalising.
@@ -26,7 +26,7 @@ pub enum ScoreMode {
     MaskThenNorm,
     /// Softmax over the level's codebook.
     LevelNorm,
-    /// One head a level.
+    /// One head a level: softmax over its rows, the level's codebook.
     LevelHead,
 }
 
@@ -123,6 +123,7 @@ pub struct Manifest {
     pub(super) decoder_prefix: Option<Vec<u32>>,
     pub(super) end: Option<End>,
     pub(super) score: ScoreMode,
+    pub(super) heads: Vec<String>, // [levels] under level_head, else none
     pub(super) length_penalty: f32,
     pub(super) catalog: Option<String>,
 }
@@ -182,6 +183,11 @@ impl Manifest {
     /// How levels are scored.
     pub fn score(&self) -> ScoreMode {
         self.score
+    }
+
+    /// The tensor that is each level's head: `[levels]` under [`ScoreMode::LevelHead`], else none.
+    pub fn heads(&self) -> &[String] {
+        &self.heads
     }
 
     /// The exponent of the length that divides the sum; finite, at least 0. 0 leaves the plain sum.

@@ -11,8 +11,21 @@ use super::manifest::{CODES, End, LEVELS, Level, LevelTokens, Manifest, ScoreMod
 use super::weights::is_inside;
 use super::{ExportError, PromptTemplate};
 
-const ROOT: [&str; 10] =
-    ["sidereal", "name", "version", "sid", "prompt", "decoder_prefix", "end", "score", "length_penalty", "catalog"];
+const ROOT: [&str; 11] = [
+    "sidereal",
+    "name",
+    "version",
+    "sid",
+    "prompt",
+    "decoder_prefix",
+    "end",
+    "score",
+    "heads",
+    "length_penalty",
+    "catalog",
+];
+/// Longest name of a tensor.
+const MAX_TENSOR_CHARS: usize = 1024;
 /// Longest name or version: both travel in every reply.
 const MAX_NAME_CHARS: usize = 128;
 /// Beyond this, length ^ penalty only loses digits: 16 tokens to the 16th are 2^64.
@@ -37,12 +50,15 @@ impl Manifest {
             return Err(format.wrong("the format's version, 1"));
         }
         root.object(&ROOT)?;
-        let score = score(&root.require("score", &score_expected())?)?;
+        let score_node = root.require("score", &score_expected())?;
+        let score = score(&score_node)?;
+        let levels = levels(&root.require("sid", "an object with `levels`")?)?;
         Ok(Manifest {
             path: path.to_owned(),
             name: name(&root.require("name", "the model's name")?)?,
             version: name(&root.require("version", "the model's version, a string")?)?,
-            levels: levels(&root.require("sid", "an object with `levels`")?)?,
+            heads: heads(root.get("heads").as_ref(), (&score_node, score), levels.len())?,
+            levels,
             prompt: root.get("prompt").map(|node| prompt(&node)).transpose()?,
             decoder_prefix: root.get("decoder_prefix").map(|node| some_tokens(&node)).transpose()?,
             end: root.get("end").map(|node| end(&node, score)).transpose()?,
@@ -161,6 +177,43 @@ fn end(node: &Node<'_>, score: ScoreMode) -> Result<End, ExportError> {
         }
     };
     Ok(End { tokens, scored })
+}
+
+/// One tensor a level, exactly where levels have heads of their own.
+fn heads(
+    node: Option<&Node<'_>>,
+    (score_node, score): (&Node<'_>, ScoreMode),
+    levels: usize,
+) -> Result<Vec<String>, ExportError> {
+    let Some(node) = node else {
+        return match score {
+            ScoreMode::LevelHead => Err(score_node.contradiction(format!(
+                "\"{score}\" needs `heads`: the names of {levels} tensors [codes, hidden], one a level"
+            ))),
+            _ => Ok(Vec::new()),
+        };
+    };
+    let expected = format!("a list of {} to {} names of tensors", LEVELS.start(), LEVELS.end());
+    let elements = node.elements(&expected)?;
+    if !LEVELS.contains(&elements.len()) {
+        return Err(node.wrong(expected));
+    }
+    let name = |element: &Node<'_>| {
+        let expected = format!("the name of a tensor, 1 to {MAX_TENSOR_CHARS} characters");
+        let text = element.text(&expected)?;
+        match (1..=MAX_TENSOR_CHARS).contains(&text.chars().count()) {
+            true => Ok(text.to_owned()),
+            false => Err(element.wrong(expected)),
+        }
+    };
+    let names = elements.iter().map(name).collect::<Result<Vec<_>, _>>()?;
+    if score != ScoreMode::LevelHead {
+        return Err(node.contradiction(format!("only `level_head` has heads, the manifest says `score`: \"{score}\"")));
+    }
+    if names.len() != levels {
+        return Err(node.contradiction(format!("names {} heads, but there are {levels} levels", names.len())));
+    }
+    Ok(names)
 }
 
 fn score_expected() -> String {

@@ -67,9 +67,8 @@ pub fn bisect(
     let case = activations.case();
     let golden = cases.iter().find(|golden| golden.id == case);
     let golden = golden.ok_or_else(|| InspectError::NoSuchCase { path: activations.path().to_owned(), case })?;
-    let description = model::family(export.checkpoint())
-        .and_then(|family| (family.describe)(export.checkpoint()))
-        .map_err(LoadError::from)?;
+    let description =
+        model::family(export.checkpoint()).and_then(|family| family.description(export)).map_err(LoadError::from)?;
     let events = Probe::open(export, means, golden.tokens.len())?.run(&golden.tokens, &[])?;
     let mut walk = Walk {
         export,

@@ -25,7 +25,7 @@ impl Probe {
     /// As starting an engine.
     pub fn open(export: &Arc<Export>, means: Means<'_>, longest: usize) -> Result<Probe, LoadError> {
         let family = model::family(export.checkpoint())?;
-        let description = (family.describe)(export.checkpoint())?;
+        let description = family.description(export)?;
         let manifest = export.manifest();
         let decoder_prefix = manifest.decoder_prefix().unwrap_or_default().to_vec();
         let limits = Limits {
@@ -42,7 +42,7 @@ impl Probe {
         let blueprint = Blueprint {
             export: Arc::clone(export),
             family,
-            plan: SearchPlan::new(manifest).map_err(LoadError::Unsupported)?,
+            plan: SearchPlan::new(manifest),
             catalog: Arc::new(open_catalog(export, means.catalog)?),
             // Nothing that is inspected is masked.
             masks: 1,

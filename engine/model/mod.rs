@@ -15,7 +15,7 @@ mod qwen3;
 mod t5;
 
 use crate::device::{CohortLane, Device, DeviceError, Tensor, TokenLane};
-use crate::export::{Checkpoint, ExportError};
+use crate::export::{Checkpoint, Export, ExportError};
 
 /// Why a model could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +79,7 @@ pub struct Description {
     pub max_positions: Option<usize>,
     /// Every tensor that is read.
     pub tensors: Vec<TensorSpec>,
-    /// Name of the tensor that is the output head.
+    /// Name of the tensor that is the output head, unless the manifest names one a level.
     pub head: String,
 }
 
@@ -160,6 +160,28 @@ pub struct Family {
     /// Loads weights onto the device and plans the workspaces.
     pub load: Load,
 }
+
+impl Family {
+    /// What the export's configuration amounts to, with the heads that its manifest names in place of the family's own.
+    ///
+    /// # Errors
+    /// As the family's `describe`.
+    pub fn description(&self, export: &Export) -> Result<Description, ModelError> {
+        let mut description = (self.describe)(export.checkpoint())?;
+        let manifest = export.manifest();
+        if !manifest.heads().is_empty() {
+            description.tensors.retain(|spec| spec.name != OWN_HEAD);
+        }
+        for (name, level) in manifest.heads().iter().zip(manifest.levels()) {
+            let shape = vec![level.codes(), description.hidden];
+            description.tensors.push(TensorSpec { name: name.clone(), shape });
+        }
+        Ok(description)
+    }
+}
+
+/// The head of every family that does not use its embedding table.
+const OWN_HEAD: &str = "lm_head.weight";
 
 /// Every family that is served.
 pub const FAMILIES: &[Family] = &[llama::FAMILY, qwen2::FAMILY, qwen3::FAMILY, t5::FAMILY];

@@ -34,7 +34,8 @@ pub fn results(beams: &[Beam], request: &Resolved, plan: &SearchPlan, newest: &S
                     title: if request.with_text { catalog.title(item).map(str::to_owned) } else { None },
                 })
                 .collect();
-            Ranked { sid, score: plan.final_score(beam.score), items }
+            let (score, log_probs) = (plan.final_score(beam.score), beam.log_probs.clone());
+            Ranked { sid, score, items, key: beam.key, log_probs }
         })
         .filter(|ranked| !ranked.items.is_empty())
         .take(request.top as usize)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::catalog::Catalog;
-use crate::device::{CohortPlan, Device, Queue, SlotPlan};
+use crate::device::{CohortPlan, Device, HeadMatrix, Queue, SlotPlan};
 use crate::export::Export;
 use crate::model::{Capacity, CohortLanes, Description, Family};
 use crate::schedule::Limits;
@@ -71,9 +71,15 @@ impl Blueprint {
             let prefix = device.token_lane((capacity.slots * prefix).max(1), Queue::Search)?;
             cohort_lanes.push(CohortLanes { index, cohort, prefix });
         }
-        let head = export.weights().tensor(&description.head)?;
+        let head = match manifest.heads() {
+            [] => HeadMatrix::Shared(export.weights().tensor(&description.head)?),
+            names => {
+                let tensors = names.iter().map(|name| export.weights().tensor(name));
+                HeadMatrix::PerLevel(tensors.collect::<Result<_, _>>()?)
+            }
+        };
         let rows = capacity.cohort_rows.max(capacity.slots);
-        let searcher = Searcher::load(plan.clone(), manifest, &head, &self.catalog, rows, device.as_mut())?;
+        let searcher = Searcher::load(plan.clone(), manifest, head, &self.catalog, rows, device.as_mut())?;
         device.plan_masks(searcher.trie(), self.masks)?;
         Ok((Hardware { device, model, searcher, prefill_lane, cohort_lanes }, capacity))
     }

@@ -34,7 +34,7 @@ pub(super) fn bring_up(config: &EngineConfig) -> Result<Loaded, LoadError> {
     let manifest = export.manifest().clone();
     let prefix = manifest.decoder_prefix().unwrap_or(&[]).to_vec();
     let family = model::family(export.checkpoint())?;
-    let description = (family.describe)(export.checkpoint())?;
+    let description = family.description(&export)?;
     description.expect_tensors(export.checkpoint())?;
     manifest.validate_against(description.vocabulary, description.encoder_decoder)?;
     if prefix.len() > limits.max_decoder_prefix {
@@ -44,7 +44,7 @@ pub(super) fn bring_up(config: &EngineConfig) -> Result<Loaded, LoadError> {
             limits.max_decoder_prefix
         )));
     }
-    let plan = SearchPlan::new(&manifest).map_err(LoadError::Unsupported)?;
+    let plan = SearchPlan::new(&manifest);
     let catalog = Arc::new(open_catalog(&export, config.catalog.as_deref())?);
     let folder = catalog_folder(&export, config.catalog.as_deref())?;
     let views = View::open_all(&folder, &catalog)?;

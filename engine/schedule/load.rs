@@ -36,7 +36,7 @@ pub enum LoadError {
     /// The limits contradict each other or the export.
     #[error("{0}")]
     Limits(String),
-    /// The export declares something that this engine does not serve.
+    /// What is asked for is not to be had of this export.
     #[error("{0}")]
     Unsupported(String),
     /// The system gave no thread.

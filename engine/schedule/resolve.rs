@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::catalog::{Allowed, Catalog, ItemIndex, Snapshot};
 use crate::export::Manifest;
 use crate::request::{History, ItemRefs, Refusal, RefusalKind, Request};
+use crate::sampling::Sampling;
 
 /// What requests are checked against: bounds that cannot change while the engine runs.
 #[derive(Clone, Debug)]
@@ -30,6 +31,10 @@ pub struct Resolved {
     pub tokens: Vec<u32>,
     /// Beam width.
     pub beams: u32,
+    /// Draw semantic IDs instead of searching for the best.
+    pub sampling: Option<Sampling>,
+    /// Return log-probabilities.
+    pub log_probs: bool,
     /// Semantic IDs to return.
     pub top: u32,
     /// Items of each, if bounded.
@@ -62,6 +67,10 @@ pub fn check(request: &Request, bounds: &Bounds) -> Result<(), Refusal> {
     }
     if request.max_items_per_sid == Some(0) {
         return bad("max_items_per_sid is 0; leave it out or give at least 1".into());
+    }
+    if let Some(sampling) = request.sampling.filter(|s| !Sampling::TEMPERATURES.contains(&s.temperature)) {
+        let (low, high) = (Sampling::TEMPERATURES.start(), Sampling::TEMPERATURES.end());
+        return bad(format!("temperature is {}; it must be {low} to {high}", sampling.temperature));
     }
     if let Some(scenario) = request.scenario {
         let message = format!("scenario {scenario}: this export has no scenarios");
@@ -168,6 +177,8 @@ pub fn resolve(
         id: request.id,
         tokens,
         beams: request.beams,
+        sampling: request.sampling,
+        log_probs: request.log_probs,
         top: request.top,
         max_items_per_sid: request.max_items_per_sid,
         with_text: request.with_text,

@@ -10,8 +10,8 @@
 use std::path::Path;
 
 use crate::device::{
-    Cohort, CohortPlan, CohortRequest, Device, DeviceError, DeviceFacts, Dtype, Head, HeadArgs, HeadSource, Normalizer,
-    Queue, Rows, SlotPlan, SlotState, Span, Target, Tensor, TokenBatch, TokenLane,
+    Cohort, CohortPlan, CohortRequest, Device, DeviceError, DeviceFacts, Dtype, Head, HeadArgs, HeadMatrix, HeadSource,
+    Normalizer, Queue, Rows, SlotPlan, SlotState, Span, Target, Tensor, TokenBatch, TokenLane,
 };
 use crate::export::Checkpoint;
 use crate::model::{self, Capacity, CohortLanes, Description, Model};
@@ -72,7 +72,11 @@ impl Teacher {
         let vocabulary = description.vocabulary;
         let level_tokens = vec![(0..vocabulary as u32).collect()];
         Ok(Teacher {
-            head: device.head_weight(&HeadSource { matrix, level_tokens, whole_vocabulary: true })?,
+            head: device.head_weight(&HeadSource {
+                matrix: HeadMatrix::Shared(matrix),
+                level_tokens,
+                whole_vocabulary: true,
+            })?,
             logits: device.buffer(ROWS, vocabulary, Dtype::F32)?,
             lognorm: device.buffer(ROWS, 1, Dtype::F32)?,
             lanes: CohortLanes { index: 0, cohort, prefix },

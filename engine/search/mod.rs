@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use crate::catalog::Catalog;
 use crate::device::{
-    Device, DeviceError, Dtype, ExpandArgs, ForceArgs, Head, HeadArgs, HeadSource, Normalizer, Rows, Target, Tensor,
-    TrieId,
+    Device, DeviceError, Dtype, ExpandArgs, ForceArgs, Head, HeadArgs, HeadMatrix, HeadSource, Normalizer, Rows,
+    Target, Tensor, TrieId,
 };
-use crate::export::{Manifest, ScoreMode, TensorView};
+use crate::export::{Manifest, ScoreMode};
 use crate::model::{CohortLanes, Model};
 
 /// What of a search is fixed by the export.
@@ -27,23 +27,15 @@ pub struct SearchPlan {
 
 impl SearchPlan {
     /// Reads the plan from a manifest.
-    ///
-    /// # Errors
-    /// A message naming the score mode when this engine does not serve it.
-    pub fn new(manifest: &Manifest) -> Result<SearchPlan, String> {
+    pub fn new(manifest: &Manifest) -> SearchPlan {
         let normalizer = match manifest.score() {
             ScoreMode::FullThenMask => Normalizer::Vocabulary,
-            ScoreMode::LevelNorm => Normalizer::Level,
-            mode => {
-                return Err(format!(
-                    "sidereal.json: score {:?} is not served yet; full_then_mask and level_norm are",
-                    mode.name()
-                ));
-            }
+            ScoreMode::MaskThenNorm => Normalizer::Legal,
+            ScoreMode::LevelNorm | ScoreMode::LevelHead => Normalizer::Level,
         };
         let penalty = manifest.length_penalty();
         let divisor = if penalty == 0.0 { 1.0 } else { (manifest.scored_length() as f32).powf(penalty) };
-        Ok(SearchPlan { levels: manifest.levels().len(), end: manifest.scored_end().to_vec(), normalizer, divisor })
+        SearchPlan { levels: manifest.levels().len(), end: manifest.scored_end().to_vec(), normalizer, divisor }
     }
 
     /// Steps of a search.
@@ -84,7 +76,7 @@ impl Searcher {
     pub fn load(
         plan: SearchPlan,
         manifest: &Manifest,
-        head: &TensorView,
+        matrix: HeadMatrix,
         catalog: &Arc<Catalog>,
         rows: usize,
         device: &mut dyn Device,
@@ -92,7 +84,7 @@ impl Searcher {
         let level_tokens: Vec<Vec<u32>> = (0..plan.levels).map(|level| manifest.level_tokens(level)).collect();
         let widest = level_tokens.iter().map(Vec::len).max().unwrap_or(1);
         let whole_vocabulary = plan.needs_vocabulary();
-        let source = HeadSource { matrix: head.clone(), level_tokens, whole_vocabulary };
+        let source = HeadSource { matrix, level_tokens, whole_vocabulary };
         Ok(Searcher {
             head: device.head_weight(&source)?,
             trie: device.trie(catalog)?,
@@ -161,6 +153,7 @@ impl Searcher {
         self.head(device, rows, x, target)?;
         match target {
             Target::Level(level) => {
+                let lognorm = (self.plan.normalizer != Normalizer::Legal).then_some(lognorm);
                 device.expand_select(&ExpandArgs { lane, trie: self.trie, head: self.head, level, logits, lognorm })
             }
             Target::Token(token) => {

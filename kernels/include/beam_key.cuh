@@ -5,9 +5,12 @@
 #pragma once
 #include "ptx.h"
 
+// A score as a selection keeps it.
+DEVICE float settled_score(float score) { return score != score ? negative_infinity() : score + 0.0f; }
+
 // Bits that order as the score does.
 DEVICE uint32_t ordered_score(float score) {
-    uint32_t bits = __float_as_uint(score != score ? negative_infinity() : score + 0.0f);
+    uint32_t bits = __float_as_uint(settled_score(score));
     return bits ^ (static_cast<uint32_t>(static_cast<int32_t>(bits) >> 31) | 0x80000000u);
 }
 

@@ -5,6 +5,7 @@
 #include "params/beam_state.h"
 #include "params/copy_rows.h"
 #include "params/embed.h"
+#include "params/expand_masked.h"
 #include "params/expand_select.h"
 #include "params/head.h"
 #include "params/history_attention.h"

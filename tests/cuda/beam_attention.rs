@@ -183,7 +183,8 @@ impl<'a> Rig<'a> {
         let vocabulary = FIRST_CODES as usize;
         let matrix = TensorView::owned("head", vec![vocabulary, 1], vec![0.0; vocabulary]);
         let level_tokens = (0..levels).map(|level| (0..if level == 0 { FIRST_CODES } else { 2 }).collect()).collect();
-        let head = device.head_weight(&HeadSource { matrix, level_tokens, whole_vocabulary: false }).unwrap();
+        let head =
+            device.head_weight(&HeadSource { matrix: matrix.into(), level_tokens, whole_vocabulary: false }).unwrap();
         let logits = device.buffer(ROOM, vocabulary, Dtype::F32).unwrap();
         let lognorm = device.buffer(ROOM, 1, Dtype::F32).unwrap();
         let mut rig = Rig { device, case, pool, slab, bias, lane, trie, head, logits, lognorm };
@@ -272,7 +273,7 @@ impl<'a> Rig<'a> {
             beams: wish.beams,
             first_row,
             banned_nodes: vec![(wish.first_codes..FIRST_CODES).collect()],
-            mask: None,
+            ..CohortRequest::default()
         };
         let requests = (0..).zip(case.wishes.iter().zip(case.first_rows())).map(request).collect();
         self.device.write_cohort(self.lane, &Cohort { requests }).unwrap();
@@ -305,7 +306,7 @@ impl<'a> Rig<'a> {
         self.device.write_buffer(self.logits, &logits).unwrap();
         self.device.write_buffer(self.lognorm, &[2.0; ROOM]).unwrap();
         let Rig { lane, trie, head, logits, lognorm, .. } = *self;
-        self.device.expand_select(&ExpandArgs { lane, trie, head, level, logits, lognorm }).unwrap();
+        self.device.expand_select(&ExpandArgs { lane, trie, head, level, logits, lognorm: Some(lognorm) }).unwrap();
     }
 
     /// Attention of the live beams: `[beams, heads * head_dim]`. What must not be written is checked here.

@@ -147,13 +147,13 @@ fn views_and_delistings_equal_a_rebuilt_catalogue() {
     for name in ["t5-small-catalog", "qwen3-level-norm"] {
         let export = Copy::of(name);
         let (items, folder) = (export.items(), export.path(""));
-        let catalog = Arc::clone(cuda_engine(&folder, Dtype::F32, limits()).catalog());
+        let catalog = Arc::clone(engine_with(Cublaslt::Off, &folder, Dtype::F32, limits()).catalog());
         let of_view = |which: u64| items.iter().copied().filter(move |item| item % 3 == which).collect::<Vec<_>>();
         for (view, which) in [("first", 0), ("second", 1)] {
             let inside = of_view(which).into_iter().map(|item| catalog.item(item).unwrap());
             View::new(view, &catalog, inside).unwrap().write(&catalog, &View::path(&folder, view)).unwrap();
         }
-        let engine = cuda_engine(&folder, Dtype::F32, limits());
+        let engine = engine_with(Cublaslt::Off, &folder, Dtype::F32, limits());
         let plain = |id: u64| prompt_request(id, vec![3, 20, 5, 7], 16);
         let within = |id: u64, view: &str| Request { view: Some(view.into()), ..plain(id) };
         let asked = [plain(0), within(1, "first"), within(2, "second"), within(3, "first")];
@@ -170,7 +170,9 @@ fn views_and_delistings_equal_a_rebuilt_catalogue() {
                 .map(|pool| {
                     let left = pool.into_iter().filter(|item| !delisted.contains(item)).collect();
                     let alone = Copy::with_items(name, &left);
-                    section(&cuda_engine(&alone.path(""), Dtype::F32, limits()).recommend(plain(9)).unwrap())
+                    section(
+                        &engine_with(Cublaslt::Off, &alone.path(""), Dtype::F32, limits()).recommend(plain(9)).unwrap(),
+                    )
                 })
                 .collect();
             assert_eq!(together(&engine, &asked), expected, "{name}, {} delisted", delisted.len());

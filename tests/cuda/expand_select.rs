@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use sidereal::catalog::{Catalog, CatalogBuilder, NewItem, NodeMask};
 use sidereal::device::{
-    Cohort, CohortLane, CohortRequest, Device, Dtype, ExpandArgs, ForceArgs, Head, HeadSource, Queue, Rows, Tensor,
-    TokenBatch, TokenLane, TrieId,
+    Beam, Cohort, CohortLane, CohortRequest, Device, Dtype, ExpandArgs, ForceArgs, Head, HeadSource, Normalizer, Queue,
+    Rows, Tensor, TokenBatch, TokenLane, TrieId,
 };
 use sidereal::export::TensorView;
+use sidereal::sampling::{Sampling, SamplingKind};
 
 use crate::support::{cohort_plan, cuda, noise, oracle, slot_plan};
 
@@ -34,11 +35,12 @@ struct Wish {
     /// Its mask, by slot (see `masks`).
     mask: Option<u32>,
     seed: u64,
+    sampling: Option<Sampling>,
 }
 
 impl Wish {
     fn of(beams: u32) -> Wish {
-        Wish { beams, gap: 0, banned: 0, mask: None, seed: u64::from(beams) }
+        Wish { beams, gap: 0, banned: 0, mask: None, seed: u64::from(beams), sampling: None }
     }
 }
 
@@ -120,13 +122,26 @@ struct Search<D> {
     tokens: Tensor, // of each beam, as an embedding shows them
     table: sidereal::device::Embedding,
     rows: usize,
+    normalizer: Normalizer,
 }
 
-/// Beams of each request after a step: node, score's bits, token.
-type Step = Vec<Vec<(u32, u32, u32)>>;
+/// A beam after a step: node, score's bits, token, key's bits, bits of each step's log-probabilities.
+type State = (u32, u32, u32, Option<u32>, Vec<[u32; 2]>);
+
+/// Beams of each request after a step.
+type Step = Vec<Vec<State>>;
+
+/// Bits, of which NaN has one.
+fn bits(x: f32) -> u32 {
+    if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() }
+}
 
 impl<D: Device> Search<D> {
-    fn plan(mut device: D, case: &Case, rows: usize) -> Search<D> {
+    fn plan(device: D, case: &Case, rows: usize) -> Search<D> {
+        Search::normalized(device, case, rows, Normalizer::Level)
+    }
+
+    fn normalized(mut device: D, case: &Case, rows: usize, normalizer: Normalizer) -> Search<D> {
         let levels = case.catalog.levels();
         let codes: Vec<usize> = (0..levels).map(|level| case.catalog.codes(level) as usize).collect();
         let widest = *codes.iter().max().unwrap();
@@ -135,7 +150,8 @@ impl<D: Device> Search<D> {
         let vocabulary = widest + 4;
         let matrix = TensorView::owned("head", vec![vocabulary, 1], vec![0.0; vocabulary]);
         let level_tokens = (0..levels).map(list).collect();
-        let head = device.head_weight(&HeadSource { matrix, level_tokens, whole_vocabulary: false }).unwrap();
+        let head =
+            device.head_weight(&HeadSource { matrix: matrix.into(), level_tokens, whole_vocabulary: false }).unwrap();
         let names = TensorView::owned("tokens", vec![vocabulary, 1], (0..vocabulary).map(|id| id as f32).collect());
         let table = device.embedding(&names).unwrap();
         let logits = device.buffer(rows, widest + 1, Dtype::F32).unwrap().columns(1, widest);
@@ -153,7 +169,7 @@ impl<D: Device> Search<D> {
         for (slot, mask) in (0..).zip(masks) {
             device.write_mask(slot, &Arc::new(mask)).unwrap();
         }
-        Search { device, lane, prefix, trie, head, logits, lognorm, tokens, table, rows }
+        Search { device, lane, prefix, trie, head, logits, lognorm, tokens, table, rows, normalizer }
     }
 
     fn begin(&mut self, case: &Case, wishes: &[Wish]) -> Vec<u32> {
@@ -161,8 +177,15 @@ impl<D: Device> Search<D> {
         let mut request = |(slot, wish): (u32, &Wish)| {
             let first_row = next + wish.gap;
             next = first_row + wish.beams;
-            let banned_nodes = banned_nodes(case, wish);
-            CohortRequest { slot, beams: wish.beams, first_row, banned_nodes, mask: wish.mask }
+            CohortRequest {
+                slot,
+                beams: wish.beams,
+                first_row,
+                banned_nodes: banned_nodes(case, wish),
+                mask: wish.mask,
+                sampling: wish.sampling,
+                log_probs: true,
+            }
         };
         let requests: Vec<CohortRequest> = (0..).zip(wishes).map(&mut request).collect();
         let first_rows = requests.iter().map(|request| request.first_row).collect();
@@ -192,9 +215,13 @@ impl<D: Device> Search<D> {
         let beams = self.device.read_beams(self.lane).unwrap();
         self.device.embed(Rows::Beams(self.lane), self.table, self.tokens).unwrap();
         let tokens = self.device.read_buffer(self.tokens, self.rows).unwrap();
-        let of = |(beams, &first): (&Vec<sidereal::device::Beam>, &u32)| {
+        let of = |(beams, &first): (&Vec<Beam>, &u32)| {
             let rows = tokens[first as usize..].iter();
-            beams.iter().zip(rows).map(|(beam, &token)| (beam.leaf, beam.score.to_bits(), token as u32)).collect()
+            let state = |(beam, &token): (&Beam, &f32)| {
+                let log_probs = beam.log_probs.iter().map(|of| [bits(of.behaviour), bits(of.raw)]).collect();
+                (beam.leaf, beam.score.to_bits(), token as u32, beam.key.map(f32::to_bits), log_probs)
+            };
+            beams.iter().zip(rows).map(state).collect()
         };
         beams.iter().zip(first_rows).map(of).collect()
     }
@@ -234,9 +261,10 @@ impl<D: Device> Search<D> {
     /// Enqueues a step as the engine does: recorded once, replayed after.
     fn step(&mut self, step: usize, levels: usize) {
         let Search { lane, prefix, trie, head, logits, lognorm, .. } = *self;
+        let of_head = (self.normalizer != Normalizer::Legal).then_some(lognorm);
         let mut body = |device: &mut dyn Device| {
             if step < levels {
-                device.expand_select(&ExpandArgs { lane, trie, head, level: step, logits, lognorm })
+                device.expand_select(&ExpandArgs { lane, trie, head, level: step, logits, lognorm: of_head })
             } else {
                 let scored = (step == levels).then(|| (logits.columns(0, 1), lognorm));
                 device.force_token(&ForceArgs { lane, token: 1 + (step - levels) as u32, step, scored })
@@ -256,7 +284,7 @@ fn assert_equal(what: &str, actual: &[Step], expected: &[Step]) {
             assert_eq!(actual.len(), expected.len(), "{what}: beams of request {request} after step {step}");
             let differs = (0..actual.len()).find(|&rank| actual[rank] != expected[rank]);
             if let Some(rank) = differs {
-                let (actual, expected) = (actual[rank], expected[rank]);
+                let (actual, expected) = (&actual[rank], &expected[rank]);
                 panic!("{what}: step {step}, request {request}, beam {rank}: {actual:?} and not {expected:?}");
             }
         }
@@ -265,9 +293,13 @@ fn assert_equal(what: &str, actual: &[Step], expected: &[Step]) {
 
 /// Both devices find the same, and a request finds the same alone as among others.
 fn check(what: &str, case: &Case, wishes: &[Wish]) {
+    check_by(Normalizer::Level, what, case, wishes);
+}
+
+fn check_by(normalizer: Normalizer, what: &str, case: &Case, wishes: &[Wish]) {
     let rows = rows_of(wishes);
-    let expected = Search::plan(oracle(Dtype::F32), case, rows).run(case, wishes);
-    let mut search = Search::plan(cuda(Dtype::F32), case, rows);
+    let expected = Search::normalized(oracle(Dtype::F32), case, rows, normalizer).run(case, wishes);
+    let mut search = Search::normalized(cuda(Dtype::F32), case, rows, normalizer);
     assert_equal(what, &search.run(case, wishes), &expected);
     if wishes.len() > 1 {
         // The lane still holds what the search of all left there.
@@ -289,7 +321,7 @@ fn every_beam_width_finds_what_the_oracle_finds() {
 #[test]
 fn requests_of_different_widths_share_a_cohort() {
     let case = Case { catalog: uniform(&[16, 32, 8, 8], 5000), logits: Logits::Quantised(64.0) };
-    let wish = |beams, gap, banned, seed| Wish { beams, gap, banned, mask: None, seed };
+    let wish = |beams, gap, banned, seed| Wish { beams, gap, banned, mask: None, seed, sampling: None };
     let wishes = [wish(5, 0, 3, 1), wish(128, 2, 0, 2), wish(1, 0, 2, 3), wish(40, 1, 7, 4), wish(33, 0, 2, 5)];
     check("different widths", &case, &wishes);
 }
@@ -315,8 +347,7 @@ fn masks_and_bans_together() {
     let leaves = search.run(&case, &wishes).swap_remove(2);
     let masks = masks(&case.catalog);
     for (wish, beams) in wishes.iter().zip(&leaves) {
-        let allowed =
-            |&(leaf, ..): &(u32, u32, u32)| wish.mask.is_none_or(|slot| masks[slot as usize].contains(2, leaf));
+        let allowed = |beam: &State| wish.mask.is_none_or(|slot| masks[slot as usize].contains(2, beam.0));
         assert!(beams.iter().all(allowed), "{wish:?}");
     }
     assert_eq!(leaves.iter().map(Vec::len).collect::<Vec<_>>(), [33, 33, 33, 33, 1, 0, 33]);
@@ -390,7 +421,10 @@ fn ties_in_neighbouring_runs() {
 #[test]
 fn scores_that_are_no_numbers_lose_and_zeros_have_no_sign() {
     let case = Case { catalog: uniform(&[32, 64, 16], 4000), logits: Logits::Special };
-    check("special numbers", &case, &[Wish::of(200), Wish { banned: 3, ..Wish::of(33) }]);
+    for normalizer in [Normalizer::Level, Normalizer::Legal] {
+        let what = format!("special numbers, {normalizer:?}");
+        check_by(normalizer, &what, &case, &[Wish::of(200), Wish { banned: 3, ..Wish::of(33) }]);
+    }
 }
 
 #[test]
@@ -399,6 +433,7 @@ fn a_wide_root_and_chains_of_single_children() {
     let sids = (0..6000u16).map(|id| vec![id, id.wrapping_mul(7) % 8192, id % 3]).collect();
     let case = Case { catalog: catalog(&[8192, 8192, 3], &sids), logits: Logits::Quantised(4096.0) };
     check("chains", &case, &[Wish::of(257), Wish { banned: 2, ..Wish::of(70) }]);
+    check_by(Normalizer::Legal, "normalised chains", &case, &[Wish::of(40), Wish { banned: 2, ..Wish::of(70) }]);
 }
 
 #[test]
@@ -441,9 +476,12 @@ fn small_random_tries() {
             banned: [0, 2, 5, 1][draw(40 + index, 4) as usize],
             mask: [None, None, Some(0), Some(1), Some(1), Some(2), Some(3), Some(4)][draw(50 + index, 8) as usize],
             seed: seed * 100 + index,
+            sampling: None,
         };
         let wishes: Vec<Wish> = (0..1 + draw(3, 4)).map(wish).collect();
-        check(&format!("trie {seed}"), &case, &wishes);
+        for normalizer in [Normalizer::Level, Normalizer::Legal] {
+            check_by(normalizer, &format!("trie {seed}, {normalizer:?}"), &case, &wishes);
+        }
     }
 }
 
@@ -457,4 +495,60 @@ fn a_recorded_step_serves_the_next_cohort() {
         assert_equal("replayed", &search.run(&case, &wishes), &expected.run(&case, &wishes));
         assert_eq!(search.device.recorded_steps(), 5);
     }
+}
+
+fn sampled(wish: Wish, kind: SamplingKind, temperature: f32) -> Wish {
+    Wish { sampling: Some(Sampling { kind, seed: wish.seed << 30 ^ 0x1234_5678_9abc, temperature }), ..wish }
+}
+
+/// Both kinds beside beam searches in one cohort: the same nodes, keys, scores and log-probabilities, bit for bit.
+#[test]
+fn samples_are_what_the_oracle_draws() {
+    let catalog = uniform(&[40, 300, 16], 9000);
+    let (independent, distinct) = (SamplingKind::Independent, SamplingKind::Distinct);
+    for logits in [Logits::Quantised(4096.0), Logits::Special, Logits::Equal] {
+        let case = Case { catalog: Arc::clone(&catalog), logits };
+        let wishes = [
+            sampled(Wish::of(33), distinct, 1.0),
+            Wish { gap: 2, banned: 3, ..Wish::of(20) },
+            sampled(Wish { gap: 1, banned: 3, mask: Some(0), ..Wish::of(65) }, independent, 0.5),
+            sampled(Wish { banned: 2, mask: Some(1), ..Wish::of(300) }, distinct, 3.0),
+            sampled(Wish::of(1), independent, 1.0),
+        ];
+        for normalizer in [Normalizer::Level, Normalizer::Legal] {
+            check_by(normalizer, &format!("samples, {logits:?}, {normalizer:?}"), &case, &wishes);
+        }
+    }
+}
+
+#[test]
+fn more_sequences_than_threads_and_wide_roots() {
+    let sids = (0..6000u16).map(|id| vec![id, id.wrapping_mul(7) % 8192]).collect();
+    let case = Case { catalog: catalog(&[8192, 8192], &sids), logits: Logits::Quantised(4096.0) };
+    let wishes =
+        [sampled(Wish::of(40), SamplingKind::Independent, 2.0), sampled(Wish::of(130), SamplingKind::Distinct, 0.1)];
+    check("wide roots", &case, &wishes);
+    let case = Case { catalog: uniform(&[4, 8], 30), logits: Logits::Quantised(64.0) };
+    let wishes = [
+        sampled(Wish { banned: 5, ..Wish::of(1500) }, SamplingKind::Independent, 1.0),
+        sampled(Wish { banned: 1, ..Wish::of(9) }, SamplingKind::Independent, 1.0),
+        sampled(Wish { banned: 1, ..Wish::of(9) }, SamplingKind::Distinct, 1.0),
+    ];
+    check("sequences that end", &case, &wishes);
+}
+
+/// A cohort with samples has a recording of its own.
+#[test]
+fn cohorts_with_and_without_samples_follow_each_other() {
+    let case = Case { catalog: uniform(&[16, 32, 8], 3000), logits: Logits::Quantised(64.0) };
+    let mut search = Search::plan(cuda(Dtype::F32), &case, 96);
+    let mut expected = Search::plan(oracle(Dtype::F32), &case, 96);
+    for seed in 0..6 {
+        let wish = Wish { seed, ..Wish::of(33) };
+        let kind = SamplingKind::ALL[seed as usize / 2 % 2];
+        let wishes =
+            [if seed % 2 == 0 { sampled(wish, kind, 1.0) } else { wish }, Wish { seed: seed + 9, ..Wish::of(40) }];
+        assert_equal("by turns", &search.run(&case, &wishes), &expected.run(&case, &wishes));
+    }
+    assert_eq!(search.device.recorded_steps(), 10);
 }

@@ -36,7 +36,7 @@ impl<D: Device> Rig<D> {
     fn new(mut device: D, room: usize, vocabulary: usize, levels: &[Vec<u32>]) -> Rig<D> {
         let compute = device.facts().compute;
         let matrix = TensorView::owned("head", vec![vocabulary, HIDDEN], noise(5, vocabulary * HIDDEN));
-        let source = HeadSource { matrix, level_tokens: levels.to_vec(), whole_vocabulary: true };
+        let source = HeadSource { matrix: matrix.into(), level_tokens: levels.to_vec(), whole_vocabulary: true };
         device.plan_slots(slot_plan(1, 1)).unwrap();
         // Scratch is planned whichever comes last.
         let lane = device.cohort_lane(cohort_plan(room, 3)).unwrap();
@@ -180,7 +180,7 @@ fn poisoned_hidden_states_stay_in_their_row() {
 #[test]
 fn a_token_beyond_the_vocabulary_is_named() {
     let matrix = TensorView::owned("lm_head.weight", vec![10, 4], vec![0.0; 40]);
-    let source = HeadSource { matrix, level_tokens: vec![vec![1], vec![2, 10]], whole_vocabulary: true };
+    let source = HeadSource { matrix: matrix.into(), level_tokens: vec![vec![1], vec![2, 10]], whole_vocabulary: true };
     let error = cuda(Dtype::F32).head_weight(&source).unwrap_err();
     assert!(matches!(&error, DeviceError::BadWeight { .. }));
     assert_eq!(error.to_string(), "weight lm_head.weight: level 1, code 1: token 10 of 10");

@@ -111,6 +111,7 @@ pub fn answer_for(request: &Request) -> Recommendation {
         sid: vec![request.id as u16, (request.id >> 16) as u16, rank as u16],
         score: -(rank as f32) - request.id as f32 / 1024.0,
         items: vec![Item { id: request.id, key: None, title: None }],
+        ..Ranked::default()
     };
     Recommendation {
         id: request.id,

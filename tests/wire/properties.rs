@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use sidereal::request::{History, Item, ItemRefs, Provenance, Ranked, Recommendation, Request, StageTimings};
+use sidereal::sampling::{Sampling, SamplingKind};
 use sidereal::serve::wire::*;
 
 const LIMIT: usize = 1 << 20;
@@ -28,17 +29,25 @@ fn history() -> impl Strategy<Value = History> {
 }
 
 prop_compose! {
+    fn sampling()(distinct in any::<bool>(), seed in any::<u64>(), temperature in 0.01f32..100.0) -> Sampling {
+        let kind = if distinct { SamplingKind::Distinct } else { SamplingKind::Independent };
+        Sampling { kind, seed, temperature }
+    }
+}
+
+prop_compose! {
     fn request()(
         (id, history, beams, top) in (any::<u64>(), history(), any::<u32>(), any::<u32>()),
         (max_items_per_sid, deny) in (any::<Option<u32>>(), items()),
         (deny_history, strict, with_text) in any::<(bool, bool, bool)>(),
         deadline_us in any::<Option<u64>>(),
         (user, view) in (proptest::option::of(text()), proptest::option::of(text())),
-        scenario in any::<Option<u32>>(),
+        (scenario, sampling, log_probs) in (any::<Option<u32>>(), proptest::option::of(sampling()), any::<bool>()),
     ) -> Request {
         Request {
             id, history, beams, top, max_items_per_sid, deny, deny_history, strict, with_text,
-            deadline: deadline_us.map(Duration::from_micros), user, view, scenario,
+            deadline: deadline_us.map(Duration::from_micros), user, view, scenario, sampling,
+            log_probs,
         }
     }
 }
@@ -55,7 +64,7 @@ prop_compose! {
         score_bits in any::<u32>(),
         items in proptest::collection::vec(item(), 0..4),
     ) -> Ranked {
-        Ranked { sid, score: f32::from_bits(score_bits), items }
+        Ranked { sid, score: f32::from_bits(score_bits), items, ..Ranked::default() }
     }
 }
 

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use sidereal::request::{
     History, Item, ItemRefs, Provenance, Ranked, Recommendation, Refusal, RefusalKind, Request, StageTimings,
 };
+use sidereal::sampling::{LogProb, Sampling, SamplingKind};
 use sidereal::serve::ServerFacts;
 use sidereal::serve::wire::*;
 
@@ -80,12 +81,18 @@ fn message_json(message: &Message) -> Value {
             "beams": request.beams, "top": request.top, "max_items_per_sid": request.max_items_per_sid,
             "deny": items_json(&request.deny), "deny_history": request.deny_history, "strict": request.strict,
             "with_text": request.with_text, "deadline_us": request.deadline.map(|left| left.as_micros() as u64),
-            "user": request.user, "view": request.view, "scenario": request.scenario,
+            "user": request.user, "view": request.view, "scenario": request.scenario, "log_probs": request.log_probs,
+            "sample": request.sampling.map(|sampling| json!({
+                "kind": sampling.kind.name(), "seed": sampling.seed,
+                "temperature_bits": sampling.temperature.to_bits(),
+            })),
         }),
         Message::Recommendation(answer) => json!({
             "id": answer.id,
             "results": answer.results.iter().map(|ranked| json!({
-                "sid": ranked.sid, "score_bits": ranked.score.to_bits(),
+                "sid": ranked.sid, "score_bits": ranked.score.to_bits(), "key_bits": ranked.key.map(f32::to_bits),
+                "log_probs_bits": ranked.log_probs.iter()
+                    .map(|of| [of.behaviour.to_bits(), of.raw.to_bits()]).collect::<Vec<_>>(),
                 "items": ranked.items.iter()
                     .map(|item| json!({ "id": item.id, "key": item.key, "title": item.title })).collect::<Vec<_>>(),
             })).collect::<Vec<_>>(),
@@ -191,6 +198,8 @@ fn full_request() -> Request {
         user: Some("user-42".into()),
         view: Some("checkout".into()),
         scenario: Some(3),
+        sampling: Some(Sampling { kind: SamplingKind::Independent, seed: u64::MAX, temperature: 1.5 }),
+        log_probs: true,
     }
 }
 
@@ -211,9 +220,15 @@ fn full_answer() -> Recommendation {
                 sid: vec![17, 255, 65_535],
                 score: -1.25,
                 items: vec![item(5, Some("sku-5"), Some("Tea")), item(u64::MAX, None, Some(""))],
+                ..Ranked::default()
             },
-            Ranked { sid: vec![17, 3, 0], score: f32::from_bits(0xc04c_cccd), items: vec![item(6, None, None)] },
-            Ranked { sid: vec![18, 0, 1], score: f32::NEG_INFINITY, items: vec![] },
+            Ranked {
+                sid: vec![17, 3, 0],
+                score: f32::from_bits(0xc04c_cccd),
+                items: vec![item(6, None, None)],
+                ..Ranked::default()
+            },
+            Ranked { sid: vec![18, 0, 1], score: f32::NEG_INFINITY, ..Ranked::default() },
         ],
         unknown_items: 2,
         prompt_tokens: 321,
@@ -281,6 +296,11 @@ fn recommend_vectors() -> Vec<Value> {
         view: Some(String::new()),
         ..Request::new(0, History::Items(ItemRefs::Keys(vec![])), 0, 0)
     };
+    let sampled = Request {
+        sampling: Some(Sampling { kind: SamplingKind::Distinct, seed: 7, temperature: 0.5 }),
+        log_probs: true,
+        ..Request::new(2, History::Tokens(vec![1, 2]), 2, 2)
+    };
     let unknown = section(0x7abc, 0, b"from a later version");
     let misplaced = section(Tag::Timings as u16, 0, &[1, 2, 3]);
     vec![
@@ -293,6 +313,11 @@ fn recommend_vectors() -> Vec<Value> {
         ),
         valid("recommend_full", "every section, string keys, all options", &Message::Recommend(full_request())),
         valid("recommend_empty", "empty lists and texts are not absent ones", &Message::Recommend(empty)),
+        valid(
+            "recommend_sample",
+            "two distinct samples at temperature 0.5, with log-probabilities",
+            &Message::Recommend(sampled),
+        ),
         decode_only(
             "recommend_unknown_optional",
             "an unknown optional section, and a known one that belongs to another kind, are skipped",
@@ -321,7 +346,14 @@ fn reply_vectors() -> Vec<Value> {
         provenance: Provenance::default(),
         timings: StageTimings::default(),
     };
+    let mut sampled = Recommendation { id: 9, results: plain.results[..2].to_vec(), ..empty.clone() };
+    for (rank, ranked) in sampled.results.iter_mut().enumerate() {
+        ranked.key = Some(1.5 - rank as f32);
+        ranked.log_probs =
+            (0..3).map(|level| LogProb { behaviour: -0.25 * level as f32, raw: -1.0 - rank as f32 }).collect();
+    }
     let mut vectors = vec![
+        valid("recommendation_sample", "keys and log-probabilities", &Message::Recommendation(sampled)),
         valid("recommendation_text", "keys and titles where there are some", &Message::Recommendation(full_answer())),
         valid("recommendation_plain", "no text: no ITEM_TEXT section", &Message::Recommendation(plain)),
         valid("recommendation_empty", "nothing to recommend", &Message::Recommendation(empty)),
@@ -453,9 +485,27 @@ fn malformed_vectors() -> Vec<Value> {
             &recommend(&[search(), required(Tag::HistoryKeys, b"\x02\0\0\0\x01\0\0\0a\x02\0\0\0\xc3\x28")]),
         ),
         malformed(
+            "bad_value_sample_kind",
+            "a kind of sampling of a later version",
+            &recommend(&[search(), history(), required(Tag::Sample, &[u32s(&[2, 0]), vec![0; 8]].concat())]),
+        ),
+        malformed(
+            "log_probs_cut",
+            "LEVEL_LOGPROBS of one step for two results",
+            &frame(
+                Kind::Recommendation,
+                &[
+                    required(Tag::Summary, &u32s(&[0, 0])),
+                    required(Tag::Results, &u32s(&[2, 0, 0, 0, 0, 0, 0])),
+                    section(Tag::LevelLogProbs as u16, 0, &u32s(&[1, 0, 0])),
+                ]
+                .concat(),
+            ),
+        ),
+        malformed(
             "bad_value_options",
             "an option bit of a later version",
-            &recommend(&[required(Tag::Search, &u32s(&[50, 10, 8])), history()]),
+            &recommend(&[required(Tag::Search, &u32s(&[50, 10, 16])), history()]),
         ),
         malformed("results_count_overrun", "more results than bytes", &results(&[2, 0, 0, 0])),
         malformed("results_items_cut", "more item ids than bytes", &results(&[1, 0, 0, u32::MAX])),

@@ -16,7 +16,7 @@ from convert_errors import Refused
 from convert_manifest import prompt_tokens
 from golden_search import Scorer, Trie
 
-SCORES = ("full_then_mask", "level_norm")
+SCORES = ("full_then_mask", "mask_then_norm", "level_norm")
 LENGTHS = (1, 3, 10, 30, 5, 100)  # items of a random history, in turn
 AGREE = 1e-4
 
@@ -32,11 +32,11 @@ def load(folder, encoder_decoder):
     return model.eval()
 
 
-def scorer(model, manifest):
+def scorer(model, manifest, trie):
     config, encoder_decoder = model.config, bool(model.config.is_encoder_decoder)
     # HF 5.x: with a cache, `generate` on a T5 decoder deeper than its encoder fails with an IndexError in the cache.
     use_cache = not encoder_decoder or config.num_decoder_layers <= config.num_layers
-    return Scorer(model, manifest, encoder_decoder, use_cache)
+    return Scorer(model, manifest, encoder_decoder, use_cache, trie)
 
 
 def histories(rows, given, count, seed):
@@ -52,11 +52,11 @@ def histories(rows, given, count, seed):
     return [[rng.choice(rows)["sid"] for _ in range(LENGTHS[at % len(LENGTHS)])] for at in range(count)]
 
 
-def make_case(number, score, trie, tokens, beams):
-    results, _ = score.plain_beam(tokens, beams, trie)
+def make_case(number, score, tokens, beams):
+    results, _ = score.plain_beam(tokens, beams)
     reference = "hf_logits"
     if score.mode == "full_then_mask":
-        found, full = score.hf_generate(tokens, beams, trie)
+        found, full = score.hf_generate(tokens, beams)
         apart = max((abs(a[1] - b[1]) for a, b in zip(found, results)), default=0.0)
         if len(found) != len(results) or apart > AGREE:
             raise Refused(f"golden {number}: HF's generate gives {len(found)} results, the plain search {len(results)}, up to {apart:.1e} apart: "
@@ -79,13 +79,13 @@ def write(folder, manifest, spelling, rows, options):
         raise Refused(f"--goldens: the reference search knows {' and '.join(SCORES)}, not {manifest['score']}; leave --goldens out")
     torch.set_num_threads(options.threads)
     model = load(folder, "decoder_prefix" in manifest)
-    score, trie = scorer(model, manifest), Trie([row["sid"] for row in rows])
+    score = scorer(model, manifest, Trie([row["sid"] for row in rows]))
     cases = []
     for number, sids in enumerate(histories(rows, options.histories, options.goldens, options.seed), 1):
         tokens = prompt_tokens(manifest, spelling, sids)
         if not tokens:
             raise Refused("--goldens: the prompt of an item is empty")
-        cases.append(make_case(number, score, trie, tokens, options.beams[(number - 1) % len(options.beams)]))
+        cases.append(make_case(number, score, tokens, options.beams[(number - 1) % len(options.beams)]))
     (folder / "golden").mkdir(exist_ok=True)
     with open(folder / "golden" / "cases.jsonl", "w", newline="\n") as f:
         f.writelines(json.dumps(case, separators=(",", ":")) + "\n" for case in cases)

@@ -11,6 +11,8 @@ import torch
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from golden_search import watch
+
 
 def bf16(x):
     return x.to(torch.bfloat16).to(x.dtype)
@@ -43,6 +45,8 @@ def rounded(model, kind):
     head = model.get_output_embeddings()
     model.lm_head = torch.nn.Linear(head.in_features, head.out_features, bias=False)  # a tied table is read unrounded
     model.lm_head.weight = head.weight
+    if hasattr(model, "level_heads"):
+        watch(model)
     for module in model.modules():
         if isinstance(module, torch.nn.Linear):
             module.weight = torch.nn.Parameter(bf16(module.weight.detach()), requires_grad=False)

@@ -120,6 +120,20 @@ SPECS = [
          {"rms_norm_eps": 0.01, "hidden_size": 32, "num_key_value_heads": 1, "intermediate_size": 48, "tie_word_embeddings": True,
           "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0}}, "v5", [6, 4, 8, 4, 6, 4, 8, 4], 48, NARROW,
          manifest={"score": "level_norm"}),
+    Spec("t5-mask-norm", "mask_then_norm: log-probabilities over the legal codes; several items a SID", "t5",
+         {"num_layers": 1, "num_decoder_layers": 2, "tie_word_embeddings": True}, "v5", [24, 16, 32], 80, NARROW, items_per_sid=2,
+         manifest={"score": "mask_then_norm"}),
+    Spec("qwen3-mask-norm", "mask_then_norm over 4 levels, a level of single children, length_penalty 1", "qwen3",
+         {"hidden_size": 32, "intermediate_size": 48, "tie_word_embeddings": True,
+          "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}, "v5", [16, 12, 8, 16], 64, NARROW, permuted=True,
+         single_child=(3,), manifest={"score": "mask_then_norm", "length_penalty": 1.0}),
+    Spec("t5-level-head", "level_head: a matrix a level, not scaled; no lm_head in the file", "t5",
+         {"num_layers": 1, "num_decoder_layers": 1, "tie_word_embeddings": False}, "v5", [24, 16, 32], 80, NARROW,
+         manifest={"score": "level_head"}),
+    Spec("qwen3-level-head", "level_head over 3 levels; tied, no lm_head in the file", "qwen3",
+         {"hidden_size": 32, "intermediate_size": 48, "tie_word_embeddings": True,
+          "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}, "v5", [20, 24, 16], 70, NARROW, permuted=True,
+         manifest={"score": "level_head"}),
     Spec("t5-bf16", "bf16 contract, T5: hidden 64, 2 + 2 layers, narrower logits, calmer attention; bf16 weights", "t5",
          {"d_model": 64, "d_ff": 96, "tie_word_embeddings": True}, "v5", [24, 24, 24], 80, CALM, sids=1200, dtype="bf16", logits=2.0, calm=1.6),
     Spec("qwen3-bf16", "bf16 contract, Qwen3: hidden 64, 3 layers, narrower logits, calmer attention; bf16 weights", "qwen3",
@@ -154,6 +168,11 @@ SPECS = [
 ]
 
 
+def head_names(spec):
+    """Names of the heads of the levels, where the manifest has such."""
+    return [f"heads.{level}.weight" for level in range(len(spec.codes))] if spec.manifest.get("score") == "level_head" else []
+
+
 def manifest(spec):
     free = np.arange(spec.first, spec.first + sum(spec.codes))
     if spec.permuted:
@@ -166,7 +185,8 @@ def manifest(spec):
     out = {"sidereal": 1, "name": spec.name, "version": "golden.1", "sid": {"levels": levels}}
     if spec.family == "t5":
         out["decoder_prefix"] = [0]
-    return out | {"score": "full_then_mask", "length_penalty": 0.0} | spec.manifest
+    heads = {"heads": head_names(spec)} if head_names(spec) else {}
+    return out | {"score": "full_then_mask"} | heads | {"length_penalty": 0.0} | spec.manifest
 
 
 def catalogue(spec):
@@ -222,8 +242,14 @@ def t5_shapes(spec):
         yield f"{stack}.final_layer_norm.weight", (d,), "norm" if stack == "encoder" else "head"
     if spec.lm_head:
         yield "lm_head.weight", (spec.vocab, d), 0.6
+    yield from level_heads(spec, d)
     for name in spec.extra:
         yield name, None, None
+
+
+def level_heads(spec, d):
+    for name, codes in zip(head_names(spec), spec.codes):
+        yield name, (codes, d), 0.6
 
 
 def decoder_shapes(spec):
@@ -254,6 +280,7 @@ def decoder_shapes(spec):
     yield "model.norm.weight", (d,), "head"
     if spec.lm_head:
         yield "lm_head.weight", (spec.vocab, d), 0.6
+    yield from level_heads(spec, d)
 
 
 def weights(spec, scaled):

@@ -31,10 +31,26 @@ class Trie:
         return len({sid[: level + 1] for sid in self.leaves})
 
 
+class KeepInput(torch.nn.Linear):
+    """HF's own head, which keeps what it is given: the heads of the levels are given the same."""
+
+    def forward(self, x):
+        self.owner[0].level_heads_input = x
+        return super().forward(x)
+
+
+def watch(model):
+    """Has HF's head keep its input as `level_heads_input`."""
+    head = model.get_output_embeddings()
+    model.lm_head = KeepInput(head.in_features, head.out_features, bias=False)
+    model.lm_head.weight, model.lm_head.owner = head.weight, [model]
+
+
 class Scorer:
     """One export: the HF model, the token of every (level, code), and the manifest's score rule."""
 
-    def __init__(self, model, manifest, encoder_decoder, use_cache):
+    def __init__(self, model, manifest, encoder_decoder, use_cache, trie):
+        self.trie = trie
         self.model, self.use_cache, self.encoder_decoder = model, use_cache, encoder_decoder
         self.level_tokens = []
         for level in manifest["sid"]["levels"]:
@@ -58,7 +74,8 @@ class Scorer:
         return self.model.get_encoder()(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
 
     def logits(self, prompt, encoded, rows):
-        """[len(rows), tokens in a row + 1, vocab]: logits after the prompt and after each token of a row."""
+        """[len(rows), tokens in a row + 1, vocab]: logits after the prompt and after each token of a row. With a head a level,
+        what HF's own head would be given: [.., hidden]."""
         rows = torch.tensor(rows, dtype=torch.long).view(len(rows), -1)
         if self.encoder_decoder:
             ids = torch.cat([torch.tensor(self.start).expand(len(rows), -1), rows], 1)
@@ -66,13 +83,23 @@ class Scorer:
         else:
             ids = torch.cat([torch.tensor(prompt).expand(len(rows), -1), rows], 1)
             out = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, logits_to_keep=rows.shape[1] + 1)
+        if self.mode == "level_head":
+            return self.model.level_heads_input[:, -(rows.shape[1] + 1):]
         return out.logits[:, -(rows.shape[1] + 1):]
 
-    def level_log_probs(self, logits, level):
-        """[rows, codes]: log-probability of every code of a level under the declared mode, before any masking."""
+    def level_log_probs(self, logits, level, prefixes):
+        """[rows, codes]: log-probability of every code of a level under the declared mode. `prefixes`: the codes before it, of
+        each row; they decide what is legal."""
+        if self.mode == "level_head":
+            return self.model.level_heads[level](logits).log_softmax(-1)
         tokens = torch.tensor(self.level_tokens[level])
         if self.mode == "full_then_mask":
             return logits.log_softmax(-1)[:, tokens]
+        if self.mode == "mask_then_norm":
+            legal = torch.full((len(prefixes), len(tokens)), float("-inf"), dtype=logits.dtype)
+            for row, prefix in enumerate(prefixes):
+                legal[row, self.trie.children[tuple(prefix)]] = 0.0
+            return (logits[:, tokens] + legal).log_softmax(-1)
         assert self.mode == "level_norm"
         return logits[:, tokens].log_softmax(-1)
 
@@ -84,7 +111,7 @@ class Scorer:
         """Log-probability of each level of `sid`, then of each scored end token."""
         tokens = self.tokens(sid) + self.end
         logits = self.logits(prompt, self.encode(prompt), [tokens[:-1]])[0]
-        levels = [self.level_log_probs(logits[level:level + 1], level)[0, code].item() for level, code in enumerate(sid)]
+        levels = [self.level_log_probs(logits[level:level + 1], level, [sid[:level]])[0, code].item() for level, code in enumerate(sid)]
         return levels + [logits[len(sid) + i].log_softmax(-1)[t].item() for i, t in enumerate(self.end)]
 
     @torch.inference_mode()
@@ -98,7 +125,7 @@ class Scorer:
             total, rows = torch.zeros(len(part)), torch.arange(len(part))
             for step in range(tokens.shape[1]):
                 if step < len(self.level_tokens):
-                    log_probs = self.level_log_probs(logits[:, step], step)[rows, [sid[step] for sid in part]]
+                    log_probs = self.level_log_probs(logits[:, step], step, [sid[:step] for sid in part])[rows, [sid[step] for sid in part]]
                 else:
                     log_probs = logits[:, step].log_softmax(-1)[rows, tokens[:, step]]
                 total += log_probs
@@ -106,12 +133,12 @@ class Scorer:
         return torch.cat(out)
 
     @torch.inference_mode()
-    def plain_beam(self, prompt, beams, trie):
+    def plain_beam(self, prompt, beams):
         """-> (results best first, the smallest score difference on which the list or its order hangs)."""
-        encoded = self.encode(prompt)
+        encoded, trie = self.encode(prompt), self.trie
         live, margin = [((), torch.tensor(0.0))], float("inf")
         for level in range(trie.levels):
-            log_probs = self.level_log_probs(self.last(prompt, encoded, live, []), level)
+            log_probs = self.level_log_probs(self.last(prompt, encoded, live, []), level, [sid for sid, _ in live])
             found = [(score + log_probs[rank, code], rank, code, sid + (code,))
                      for rank, (sid, score) in enumerate(live) for code in trie.children[sid]]
             found.sort(key=lambda f: (-f[0].item(), f[1], f[2]))
@@ -132,8 +159,9 @@ class Scorer:
         return torch.cat([self.logits(prompt, encoded, rows[i:i + rows_at_once])[:, -1] for i in range(0, len(rows), rows_at_once)])
 
     @torch.inference_mode()
-    def hf_generate(self, prompt, beams, trie):
+    def hf_generate(self, prompt, beams):
         """-> (results best first, True if HF filled all `beams` places with legal SIDs)."""
+        trie = self.trie
         allowed, sid_of = {}, {}
         for prefix, codes in trie.children.items():
             allowed[tuple(self.tokens(prefix))] = [self.level_tokens[len(prefix)][c] for c in codes]

@@ -17,7 +17,7 @@ Format of an export's `golden/cases.jsonl` (what `sidereal check` reads), one JS
                 scored end token), from one forward over the whole sequence, so that a failure can be placed at a level
     reference   "hf_generate": results and scores are HF's own `generate(num_beams=B, prefix_allowed_tokens_fn=..)`.
                 "hf_logits": a plain beam search over HF's logits (golden_search.py), where HF's search cannot say it: under
-                `level_norm`, and where fewer than B SIDs exist (HF fills up with dead beams).
+                every other score mode than `full_then_mask`, and where fewer than B SIDs exist (HF fills up with dead beams).
 
 Scores. score = (sum of the log-probabilities of the levels and of the scored end tokens) / length ^ length_penalty, where
 length = levels + scored end tokens. HF divides by the number of generated tokens; it is made to generate the end tokens
@@ -49,7 +49,7 @@ from transformers.utils import logging
 import activations
 import golden_bf16
 import golden_models as models
-from golden_search import Scorer, Trie
+from golden_search import Scorer, Trie, watch
 
 MARGIN = 4e-4
 TRIES = 40
@@ -63,14 +63,27 @@ def load(spec, folder):
     assert not info["missing_keys"] and not info["mismatched_keys"], info
     head, table = model.get_output_embeddings().weight, model.get_input_embeddings().weight
     assert (head is table) != spec.lm_head, (spec.name, "tied" if head is table else "untied")
+    if heads := models.head_names(spec):
+        attach_heads(model, folder, heads)
     return model.eval()
 
 
-def scorer(spec, model, manifest):
+def attach_heads(model, folder, names):
+    """Gives the model the heads of an export's levels, as `level_heads`."""
+    model.level_heads = torch.nn.ModuleList()
+    with safe_open(os.path.join(folder, "model.safetensors"), "pt") as f:
+        for name in names:
+            weight = f.get_tensor(name).float()
+            model.level_heads.append(torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False))
+            model.level_heads[-1].weight = torch.nn.Parameter(weight, requires_grad=False)
+    watch(model)
+
+
+def scorer(spec, model, manifest, trie):
     config = model.config
     # HF 5.x: with a cache, `generate` on a T5 decoder deeper than its encoder fails with an IndexError in the cache.
     use_cache = spec.family != "t5" or config.num_decoder_layers <= config.num_layers
-    return Scorer(model, manifest, spec.family == "t5", use_cache)
+    return Scorer(model, manifest, spec.family == "t5", use_cache, trie)
 
 
 def prompt(spec, score, rows, length, attempt):
@@ -93,22 +106,22 @@ def close(a, b, tolerance):
     return len(a) == len(b) and all(abs(x - y) <= tolerance for x, y in zip(a, b))
 
 
-def make_case(spec, score, exact, trie, rows, prompts, number, beams):
+def make_case(spec, score, exact, rows, prompts, number, beams):
     """`prompts`: candidates; the first on which nothing hangs on less than MARGIN is taken."""
     for tokens in prompts:
-        results, margin = score.plain_beam(tokens, beams, trie)
+        results, margin = score.plain_beam(tokens, beams)
         if margin >= MARGIN:
             break
     else:
         raise ValueError(f"{spec.name}, case {number}: close calls in the lists of all candidate prompts")
     reference = "hf_logits"
     if score.mode == "full_then_mask":
-        found, full = score.hf_generate(tokens, beams, trie)
+        found, full = score.hf_generate(tokens, beams)
         assert [sid for sid, _ in found] == [sid for sid, _ in results], (spec.name, number, margin)
         assert close([s for _, s in found], [s for _, s in results], AGREE), (spec.name, number)
         if full:
             results, reference = found, "hf_generate"
-    scale = score.length ** score.length_penalty
+    scale, trie = score.length ** score.length_penalty, score.trie
     if all(trie.width(level) <= beams for level in range(trie.levels)):
         every = sorted(((sum(score.forced(tokens, sid)) / scale, list(sid)) for sid in trie.leaves), reverse=True)
         assert [sid for _, sid in every] == [sid for sid, _ in results], (spec.name, number, "exhaustive")
@@ -147,11 +160,12 @@ def write_goldens(spec, folder, manifest, rows, prompts):
     """`golden/` of a finished export. `rows`: [(item id, sid)]; `prompts(scorer, case number, length of spec.cases)`: candidates
     for the case's prompt."""
     model = load(spec, folder)
-    score, exact = scorer(spec, model, manifest), scorer(spec, copy.deepcopy(model).double(), manifest)
+    trie = Trie([sid for _, sid in rows])
+    score, exact = scorer(spec, model, manifest, trie), scorer(spec, double(model), manifest, trie)
     score.template = manifest.get("prompt", {})
-    trie, cases, margins = Trie([sid for _, sid in rows]), [], []
+    cases, margins = [], []
     for number, (length, beams) in enumerate(spec.cases, 1):
-        case, margin = make_case(spec, score, exact, trie, rows, prompts(score, number, length), number, beams)
+        case, margin = make_case(spec, score, exact, rows, prompts(score, number, length), number, beams)
         cases.append(case)
         margins.append(margin)
     assert_lively(spec, cases)
@@ -159,16 +173,24 @@ def write_goldens(spec, folder, manifest, rows, prompts):
         f.writelines(json.dumps(c, separators=(",", ":")) + "\n" for c in cases)
     if spec.activations:
         activations.write(folder, model, manifest, activations.shortest(cases))
-    rounding = write_bf16(spec, folder, manifest, cases)
+    rounding = write_bf16(spec, folder, manifest, cases, trie)
     size = sum(os.path.getsize(os.path.join(d, name)) for d, _, names in os.walk(folder) for name in names)
     by_hf = sum(c["reference"] == "hf_generate" for c in cases)
     print(f"{spec.name:20} {size / 1000:6.0f} kB  {len(rows):4} items  {len(cases):2} cases ({by_hf} hf_generate)  "
           f"smallest margin {min(margins):.1e}  bf16 |delta| {rounding['max']:.3f} rms {rounding['rms']:.3f}", flush=True)
 
 
-def write_bf16(spec, folder, manifest, cases):
+def double(model):
+    """A copy in float64."""
+    twin = copy.deepcopy(model).double()
+    if hasattr(twin, "level_heads"):
+        watch(twin)
+    return twin
+
+
+def write_bf16(spec, folder, manifest, cases, trie):
     """`golden/bf16.json`: what rounding to bf16 alone does to the scores."""
-    scorers = [scorer(spec, golden_bf16.rounded(load(spec, folder), kind), manifest) for kind in golden_bf16.KINDS]
+    scorers = [scorer(spec, golden_bf16.rounded(load(spec, folder), kind), manifest, trie) for kind in golden_bf16.KINDS]
     rounding = golden_bf16.figures(scorers, cases)
     models.write_json(os.path.join(folder, "golden", "bf16.json"), {"rounding": rounding})
     return rounding

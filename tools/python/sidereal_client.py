@@ -45,8 +45,9 @@ TAGS = {
     0x0020: "ENGINE_STATS", 0x0021: "SERVER_STATS",
     0x0100: "SEARCH", 0x0101: "HISTORY_TOKENS", 0x0102: "HISTORY_IDS", 0x0103: "HISTORY_KEYS",
     0x0104: "DENY_IDS", 0x0105: "DENY_KEYS", 0x0106: "MAX_ITEMS_PER_SID", 0x0107: "DEADLINE",
-    0x0108: "USER", 0x0109: "VIEW", 0x010A: "SCENARIO",
+    0x0108: "USER", 0x0109: "VIEW", 0x010A: "SCENARIO", 0x010B: "SAMPLE",
     0x0200: "SUMMARY", 0x0201: "RESULTS", 0x0202: "ITEM_TEXT", 0x0203: "PROVENANCE", 0x0204: "TIMINGS",
+    0x0205: "LEVEL_LOGPROBS", 0x0206: "SAMPLE_KEYS",
     0x0300: "REASON", 0x0301: "FAULT",
 }
 TAG_CODES = {name: code for code, name in TAGS.items()}
@@ -57,6 +58,7 @@ REFUSALS = dict(enumerate(
 FAULTS = dict(enumerate(
     ["BAD_FRAME", "BAD_VERSION", "FRAME_TOO_LARGE", "UNEXPECTED_FRAME", "AUTH_FAILED", "TOO_MANY_CONNECTIONS", "IDLE",
      "STALLED", "SHUTTING_DOWN"], start=1))
+SAMPLING_KINDS = ("independent", "distinct")  # the position is the wire code
 TIMINGS = ("resolve_us", "queue_us", "prefill_us", "search_us", "expand_us", "total_us")
 
 
@@ -108,6 +110,15 @@ class TimedOut(SiderealError):
 # -- What is asked and answered ---------------------------------------------------------------------------------------
 
 @dataclass
+class Sampling:
+    """Draw semantic IDs instead of searching for the best: "independent" sequences, or "distinct" ones."""
+
+    kind: str
+    seed: int
+    temperature: float = 1.0
+
+
+@dataclass
 class Request:
     """One of `tokens` (the complete prompt), `items` (numeric ids) and `keys` (string keys), oldest first."""
 
@@ -126,6 +137,8 @@ class Request:
     user: str | None = None
     view: str | None = None
     scenario: int | None = None
+    sample: Sampling | None = None
+    log_probs: bool = False
 
 
 @dataclass
@@ -145,6 +158,8 @@ class Ranked:
     score: float
     score_bits: int
     items: list
+    key: float | None = None  # perturbed log-probability of a distinct sample
+    log_probs: list = field(default_factory=list)  # (behaviour, raw) of each level and scored end token
 
 
 @dataclass
@@ -220,7 +235,7 @@ def encode_recommend(request_id, request):
         raise ValueError("a request has exactly one of tokens, items and keys")
     if request.deny_items is not None and request.deny_keys is not None:
         raise ValueError("a request denies items by id or by key, not both")
-    options = request.deny_history | request.strict << 1 | request.with_text << 2
+    options = request.deny_history | request.strict << 1 | request.with_text << 2 | request.log_probs << 3
     sections = [("SEARCH", 1, struct.pack("<III", request.beams, request.top, options))]
     if request.tokens is not None:
         sections.append(("HISTORY_TOKENS", 1, struct.pack(f"<{len(request.tokens)}I", *request.tokens)))
@@ -242,6 +257,9 @@ def encode_recommend(request_id, request):
         sections.append(("VIEW", 1, request.view.encode()))
     if request.scenario is not None:
         sections.append(("SCENARIO", 1, struct.pack("<I", request.scenario)))
+    if request.sample is not None:
+        said = request.sample
+        sections.append(("SAMPLE", 1, struct.pack("<IfQ", SAMPLING_KINDS.index(said.kind), said.temperature, said.seed)))
     return _frame("RECOMMEND", request_id, sections)
 
 
@@ -263,6 +281,13 @@ def encode_recommendation(answer):
     made = answer.provenance
     sections.append(("PROVENANCE", 0, b"".join(_text(made[name]) for name in ("model", "catalog", "device", "dtype"))))
     sections.append(("TIMINGS", 0, struct.pack("<6I", *(answer.timings[name] for name in TIMINGS))))
+    steps = min((len(ranked.log_probs) for ranked in answer.results), default=0)
+    if steps:
+        pairs = [value for ranked in answer.results for pair in ranked.log_probs[:steps] for value in pair]
+        sections.append(("LEVEL_LOGPROBS", 0, struct.pack(f"<I{len(pairs)}f", steps, *pairs)))
+    keys = [ranked.key for ranked in answer.results if ranked.key is not None]
+    if keys and len(keys) == len(answer.results):
+        sections.append(("SAMPLE_KEYS", 0, struct.pack(f"<{len(keys)}f", *keys)))
     return _frame("RECOMMENDATION", answer.id, sections)
 
 
@@ -372,9 +397,17 @@ class _Fields:
 def _search(fields):
     beams, top = fields.number("I", "beams"), fields.number("I", "top")
     options = fields.number("I", "options")
-    if options & ~7:
-        raise fields.fail("BadValue", f"options is {options}, expected no bit above bit 2", fields.at - 4)
+    if options & ~15:
+        raise fields.fail("BadValue", f"options is {options}, expected no bit above bit 3", fields.at - 4)
     return beams, top, options
+
+
+def _sample(fields):
+    kind = fields.number("I", "the kind")
+    if kind >= len(SAMPLING_KINDS):
+        raise fields.fail("BadValue", f"the kind is {kind}, expected 0 or 1", fields.at - 4)
+    temperature = fields.number("f", "the temperature")
+    return Sampling(SAMPLING_KINDS[kind], fields.number("Q", "the seed"), temperature)
 
 
 def _results(fields):
@@ -417,6 +450,7 @@ _READERS = {
         "USER": lambda f: f.rest("the user"),
         "VIEW": lambda f: f.rest("the view"),
         "SCENARIO": lambda f: f.number("I", "the scenario"),
+        "SAMPLE": _sample,
     },
     "RECOMMENDATION": {
         "SUMMARY": lambda f: (f.number("I", "unknown items"), f.number("I", "prompt tokens")),
@@ -424,6 +458,8 @@ _READERS = {
         "ITEM_TEXT": None,  # Read behind the others: it needs the items.
         "PROVENANCE": lambda f: {name: f.text(name) for name in ("model", "catalog", "device", "dtype")},
         "TIMINGS": lambda f: {name: f.number("I", name) for name in TIMINGS},
+        "LEVEL_LOGPROBS": None,  # These too: they need the results.
+        "SAMPLE_KEYS": None,
     },
     "REFUSAL": {"REASON": lambda f: f.coded(REFUSALS)},
     "ERROR": {"FAULT": lambda f: f.coded(FAULTS)},
@@ -482,7 +518,7 @@ def _read_request(found):
         deny_items=found.get("DENY_IDS"), deny_keys=found.get("DENY_KEYS"),
         deny_history=bool(options & 1), strict=bool(options & 2), with_text=bool(options & 4),
         deadline_us=found.get("DEADLINE"), user=found.get("USER"), view=found.get("VIEW"),
-        scenario=found.get("SCENARIO"))
+        scenario=found.get("SCENARIO"), sample=found.get("SAMPLE"), log_probs=bool(options & 8))
 
 
 def _read_recommendation(request_id, found):
@@ -495,6 +531,16 @@ def _read_recommendation(request_id, found):
             for item in ranked.items:
                 item.key, item.title = text.optional_text("a key"), text.optional_text("a title")
         text.end()
+    if fields := found.get("LEVEL_LOGPROBS"):
+        steps = fields.count(8, "steps")
+        for ranked in answer.results:
+            values = fields.numbers(f"{2 * steps}f", "log-probabilities")
+            ranked.log_probs = list(zip(values[::2], values[1::2]))
+        fields.end()
+    if fields := found.get("SAMPLE_KEYS"):
+        for ranked in answer.results:
+            ranked.key = fields.number("f", "a key")
+        fields.end()
     return answer
 
 
@@ -756,6 +802,10 @@ def _arguments(arguments):
     parser.add_argument("--user")
     parser.add_argument("--view")
     parser.add_argument("--scenario", type=int)
+    parser.add_argument("--sample", choices=SAMPLING_KINDS, help="draw instead of search")
+    parser.add_argument("--seed", type=int, default=0, help="of --sample")
+    parser.add_argument("--temperature", type=float, default=1.0, help="of --sample")
+    parser.add_argument("--log-probs", action="store_true", help="ask for log-probabilities of each level")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--ping", type=int, metavar="COUNT", help="measure round trips instead")
     parser.add_argument("--stats", action="store_true", help="print the server's counters instead")
@@ -794,11 +844,13 @@ def main(arguments=None):
                       f"median {times[len(times) // 2]:.0f}, max {times[-1]:.0f}")
             else:
                 deadline_us = None if chosen.deadline_ms is None else int(chosen.deadline_ms * 1000)
+                sample = None if chosen.sample is None else Sampling(chosen.sample, chosen.seed, chosen.temperature)
                 answer = client.recommend(Request(
                     items=chosen.items, keys=chosen.keys, tokens=chosen.tokens, beams=chosen.beams, top=chosen.top,
                     max_items_per_sid=chosen.max_items_per_sid, deny_items=chosen.deny, deny_keys=chosen.deny_keys,
                     deny_history=chosen.deny_history, strict=chosen.strict, with_text=chosen.text,
-                    deadline_us=deadline_us, user=chosen.user, view=chosen.view, scenario=chosen.scenario))
+                    deadline_us=deadline_us, user=chosen.user, view=chosen.view, scenario=chosen.scenario,
+                    sample=sample, log_probs=chosen.log_probs))
                 if chosen.json:
                     print(json.dumps(asdict(answer)))
                 else:

@@ -38,6 +38,14 @@ def decode(data, limit=4 << 20):
     return frame
 
 
+def bits(value):
+    return struct.unpack("<I", struct.pack("<f", value))[0]
+
+
+def number(bits_of):
+    return struct.unpack("<f", struct.pack("<I", bits_of))[0]
+
+
 def references(items, keys):
     return {"ids": items or []} if keys is None else {"keys": keys}
 
@@ -48,11 +56,16 @@ def meaning(frame):
     if kind == "RECOMMEND":
         history = {"tokens": said.tokens} if said.tokens is not None else references(said.items, said.keys)
         names = ("beams", "top", "max_items_per_sid", "deny_history", "strict", "with_text", "deadline_us", "user",
-                 "view", "scenario")
+                 "view", "scenario", "log_probs")
+        sample = None if said.sample is None else {
+            "kind": said.sample.kind, "seed": said.sample.seed, "temperature_bits": bits(said.sample.temperature)}
         return {"kind": kind, "id": request_id, "history": history, "deny": references(said.deny_items, said.deny_keys),
+                "sample": sample,
                 **{name: getattr(said, name) for name in names}}
     if kind == "RECOMMENDATION":
         results = [{"sid": ranked.sid, "score_bits": ranked.score_bits,
+                    "key_bits": None if ranked.key is None else bits(ranked.key),
+                    "log_probs_bits": [[bits(value) for value in pair] for pair in ranked.log_probs],
                     "items": [{"id": item.id, "key": item.key, "title": item.title} for item in ranked.items]}
                    for ranked in said.results]
         return {"kind": kind, "id": said.id, "results": results, "unknown_items": said.unknown_items,
@@ -67,13 +80,17 @@ def encode(message):
     message = dict(message)
     kind, request_id = message.pop("kind"), message.pop("id", 0)
     if kind == "RECOMMEND":
-        history, deny = message.pop("history"), message.pop("deny")
+        history, deny, sample = message.pop("history"), message.pop("deny"), message.pop("sample")
+        if sample:
+            sample = sidereal.Sampling(sample["kind"], sample["seed"], number(sample["temperature_bits"]))
         return sidereal.encode_recommend(request_id, sidereal.Request(
             tokens=history.get("tokens"), items=history.get("ids"), keys=history.get("keys"),
-            deny_items=deny.get("ids"), deny_keys=deny.get("keys"), **message))
+            deny_items=deny.get("ids"), deny_keys=deny.get("keys"), sample=sample, **message))
     if kind == "RECOMMENDATION":
         results = [sidereal.Ranked(ranked["sid"], 0.0, ranked["score_bits"],
-                                   [sidereal.Item(**item) for item in ranked["items"]])
+                                   [sidereal.Item(**item) for item in ranked["items"]],
+                                   None if ranked["key_bits"] is None else number(ranked["key_bits"]),
+                                   [[number(value) for value in pair] for pair in ranked["log_probs_bits"]])
                    for ranked in message.pop("results")]
         return sidereal.encode_recommendation(sidereal.Recommendation(request_id, results, **message))
     for name in ("nonce", "proof"):

@@ -11,23 +11,31 @@ use super::Isa;
 use super::lanes::{BeamRows, CohortState, RequestState};
 use super::legal::Legal;
 use super::pool::Pool;
-use super::select::{Candidates, Expansion, Parent, child_node};
+use super::select::{Candidates, Expansion, Parent, child_node, settled};
 use super::store::Parts;
 use crate::catalog::{Catalog, NodeMask};
 use crate::device::DeviceError;
+use crate::sampling::{LogProb, SamplingKind};
+
+/// Rows of a buffer.
+#[derive(Clone, Copy)]
+pub(super) struct Columns<'a> {
+    pub(super) data: &'a [f32],
+    pub(super) stride: usize,
+}
 
 /// Logits and log-normalisers as a step reads them.
 #[derive(Clone, Copy)]
 pub(super) struct Scores<'a> {
-    pub(super) logits: &'a [f32],
-    pub(super) logits_stride: usize,
-    pub(super) lognorm: &'a [f32],
-    pub(super) lognorm_stride: usize,
+    pub(super) logits: Columns<'a>,
+    /// None where the step normalises over legal children.
+    pub(super) lognorm: Option<Columns<'a>>,
 }
 
 impl<'a> Scores<'a> {
-    fn row(&self, row: usize, columns: usize) -> (&'a [f32], f32) {
-        (&self.logits[row * self.logits_stride..][..columns], self.lognorm[row * self.lognorm_stride])
+    fn row(&self, row: usize, columns: usize) -> (&'a [f32], Option<f32>) {
+        let logits = &self.logits.data[row * self.logits.stride..][..columns];
+        (logits, self.lognorm.map(|lognorm| lognorm.data[row * lognorm.stride]))
     }
 }
 
@@ -74,22 +82,39 @@ pub(super) fn expand_select(
             select(step, cohort, index, candidates);
         });
     }
-    let CohortState { requests, now, next, steps, .. } = cohort;
-    for (request, candidates) in requests.iter_mut().zip(scratch) {
-        let first = request.first_row as usize;
-        for (rank, child) in candidates.kept().enumerate() {
-            let (row, parent) = (first + rank, first + child.parent_rank);
-            let children = children(step.catalog, step.level, now.node[parent]);
-            next.node[row] = child_node(step.catalog.level_codes(step.level), children, child.code);
-            next.score[row] = child.score;
-            next.token[row] = step.tokens[usize::from(child.code)];
-            inherit(next, now, row, parent, step.level, *steps);
-        }
-        request.live = candidates.kept().len() as u32;
-        clear_dead(next, request);
+    for (index, candidates) in scratch[..requests].iter().enumerate() {
+        write_beams(step, cohort, index, candidates);
     }
     cohort.advance();
     Ok(())
+}
+
+/// Writes a request's next beams.
+fn write_beams(step: &Step, cohort: &mut CohortState, index: usize, candidates: &Candidates) {
+    let CohortState { requests, now, next, steps, log_probs, .. } = cohort;
+    let request = &mut requests[index];
+    let first = request.first_row as usize;
+    for (rank, child) in candidates.chosen.iter().enumerate() {
+        let (row, parent) = (first + rank, first + child.parent_rank);
+        let children = children(step.catalog, step.level, now.node[parent]);
+        next.node[row] = child_node(step.catalog.level_codes(step.level), children, child.code);
+        next.token[row] = step.tokens[usize::from(child.code)];
+        let logits = step.scores.row(if step.level == 0 { index } else { parent }, step.tokens.len()).0;
+        let log_prob = candidates.log_prob(child, request.sampling, logits[usize::from(child.code)]);
+        log_probs[row * *steps + step.level] = log_prob;
+        match request.sampling.map(|sampling| sampling.kind) {
+            None => next.score[row] = child.key,
+            Some(kind) => {
+                next.score[row] = settled(now.score[parent] + log_prob.raw);
+                if kind == SamplingKind::Distinct {
+                    (next.key[row], next.log_prob[row]) = (child.key, now.log_prob[parent] + log_prob.behaviour);
+                }
+            }
+        }
+        inherit(next, now, row, parent, step.level, *steps);
+    }
+    request.live = candidates.chosen.len() as u32;
+    clear_dead(next, request);
 }
 
 fn select(step: &Step, cohort: &CohortState, index: usize, candidates: &mut Candidates) {
@@ -98,14 +123,18 @@ fn select(step: &Step, cohort: &CohortState, index: usize, candidates: &mut Cand
     let expansion = Expansion {
         codes: step.catalog.level_codes(step.level),
         legal: Legal { mask, banned: cohort.banned(index, step.level) },
+        level: step.level as u32,
         beams: request.beams as usize,
+        sampling: request.sampling,
         isa: step.isa,
     };
     let parents = request.live_rows().map(|row| {
         let logits_row = if step.level == 0 { index } else { row };
         let (logits, lognorm) = step.scores.row(logits_row, step.tokens.len());
-        let children = children(step.catalog, step.level, cohort.now.node[row]);
-        Parent { score: cohort.now.score[row], children, logits, lognorm }
+        let now = &cohort.now;
+        let children = children(step.catalog, step.level, now.node[row]);
+        let (score, log_prob, key) = (now.score[row], now.log_prob[row], now.key[row]);
+        Parent { score, log_prob, key, children, logits, lognorm }
     });
     candidates.select(&expansion, parents);
 }
@@ -138,19 +167,21 @@ fn clear_dead(next: &mut BeamRows, request: &RequestState) {
 pub(super) fn force_token(cohort: &mut CohortState, token: u32, step: usize, scores: Option<Scores>) {
     assert_eq!(step, cohort.chosen, "force_token: step {step} after {} tokens", cohort.chosen);
     assert!(step < cohort.steps, "force_token: step {step} of a lane of {} steps", cohort.steps);
-    let CohortState { requests, now, next, steps, .. } = cohort;
+    let CohortState { requests, now, next, steps, log_probs, .. } = cohort;
+    let raw = |row: usize| {
+        scores.map_or(0.0, |scores| {
+            let (logit, lognorm) = scores.row(row, 1);
+            logit[0] - lognorm.unwrap_or_default()
+        })
+    };
     for request in requests.iter() {
         let rows = request.live_rows();
+        let sampled = request.sampling.is_some();
         for row in rows.clone() {
-            let score = scores.map_or(now.score[row], |scores| {
-                let (logit, lognorm) = scores.row(row, 1);
-                now.score[row] + (logit[0] - lognorm)
-            });
-            // As in a selection: NaN loses to everything, and -0 is 0.
-            now.score[row] = if score.is_nan() { f32::NEG_INFINITY } else { score + 0.0 };
+            now.score[row] = settled(now.score[row] + raw(row));
             now.parent[row] = row as u32;
         }
-        if scores.is_some() {
+        if scores.is_some() && !sampled {
             let score = &now.score;
             now.parent[rows.clone()]
                 .sort_unstable_by(|&a, &b| score[b as usize].total_cmp(&score[a as usize]).then(a.cmp(&b)));
@@ -158,6 +189,9 @@ pub(super) fn force_token(cohort: &mut CohortState, token: u32, step: usize, sco
         for row in rows {
             let parent = now.parent[row] as usize;
             (next.node[row], next.score[row], next.token[row]) = (now.node[parent], now.score[parent], token);
+            (next.key[row], next.log_prob[row]) = (now.key[parent], now.log_prob[parent]);
+            let raw = raw(parent);
+            log_probs[row * *steps + step] = LogProb { behaviour: if sampled { 0.0 } else { raw }, raw };
             inherit(next, now, row, parent, step, *steps);
         }
         clear_dead(next, request);

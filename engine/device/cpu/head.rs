@@ -1,7 +1,8 @@
 //! The output head: logits of one level's codes, and the log-normaliser over that level or over the whole vocabulary.
 //!
 //! The vocabulary is packed in *parts*: one a level, its columns in code order, and one for the tokens of no level. Levels
-//! may repeat tokens; a column whose token was already packed does not count again in the vocabulary's log-sum-exp.
+//! may repeat tokens; a column whose token was already packed does not count again in the vocabulary's log-sum-exp. A head of
+//! a matrix a level is those parts alone.
 //!
 //! `[rows, vocabulary]` is never materialised. Columns are computed in blocks of fixed boundaries, each block of a row gives
 //! (maximum, sum of exponentials), and the blocks of a row are merged in order: neither threads nor neighbours change a bit.
@@ -15,7 +16,8 @@ use super::pool::Pool;
 use super::rows::Out;
 use super::store::Parts;
 use super::{Isa, reduce};
-use crate::device::{DeviceError, Dtype, HeadSource, Normalizer, Target, expect_matrix};
+use crate::device::{DeviceError, Dtype, HeadMatrix, HeadSource, Normalizer, Target};
+use crate::export::TensorView;
 
 /// Columns of a block: a block of f32 weights of hidden 1,024 is 2 MB, about a core's share of cache.
 const BLOCK_COLUMNS: usize = 512;
@@ -52,50 +54,12 @@ const NOWHERE: Place = Place { part: u32::MAX, column: 0 };
 impl PackedHead {
     /// Packs the head.
     pub(super) fn pack(pool: &Pool, isa: Isa, compute: Dtype, source: &HeadSource) -> Result<PackedHead, DeviceError> {
-        let matrix = &source.matrix;
-        let bad = |reason: String| DeviceError::BadWeight { name: matrix.name().to_owned(), reason };
-        expect_matrix(matrix, "a head is [vocabulary, hidden]")?;
-        let (vocabulary, hidden) = (matrix.rows(), matrix.cols());
-        for (level, tokens) in source.level_tokens.iter().enumerate() {
-            if let Some((code, token)) = tokens.iter().enumerate().find(|(_, token)| **token as usize >= vocabulary) {
-                return Err(bad(format!("level {level}, code {code}: token {token} of {vocabulary}")));
-            }
-        }
-        let mut head = PackedHead {
-            level_tokens: source.level_tokens.clone(),
-            level_part: Vec::new(),
-            parts: Vec::new(),
-            place: vec![NOWHERE; vocabulary],
-            whole_vocabulary: source.whole_vocabulary,
-            hidden,
-        };
-        let add = |head: &mut PackedHead, tokens: &[u32]| {
-            let part = head.parts.len() as u32;
-            let mut uncounted = Vec::new();
-            for (column, &token) in (0..).zip(tokens) {
-                match &mut head.place[token as usize] {
-                    place if *place == NOWHERE => *place = Place { part, column },
-                    _ => uncounted.push(column),
-                }
-            }
-            let read = |column: usize, out: &mut [f32]| matrix.read_row(tokens[column] as usize, out);
-            let matrix = PackedMatrix::pack(pool, isa, compute, tokens.len(), hidden, false, read);
-            head.parts.push(Part { matrix, columns: tokens.len(), uncounted });
-        };
-        for (level, tokens) in source.level_tokens.iter().enumerate() {
-            let same = source.level_tokens[..level].iter().position(|other| other == tokens);
-            if same.is_none() {
-                add(&mut head, tokens);
-            }
-            head.level_part.push(same.map_or(head.parts.len() - 1, |same| head.level_part[same]));
-        }
-        if source.whole_vocabulary {
-            let rest: Vec<u32> = (0..vocabulary as u32).filter(|&t| head.place[t as usize] == NOWHERE).collect();
-            if !rest.is_empty() {
-                add(&mut head, &rest);
-            }
-        }
-        Ok(head)
+        source.check()?;
+        let packing = Packing { pool, isa, compute };
+        Ok(match &source.matrix {
+            HeadMatrix::Shared(matrix) => packing.shared(matrix, source),
+            HeadMatrix::PerLevel(matrices) => packing.per_level(matrices, source),
+        })
     }
 
     /// Bytes of the packed weights and token lists.
@@ -122,10 +86,76 @@ impl PackedHead {
         match target {
             Target::Level(level) => (self.level_part[level], 0..self.level_tokens[level].len()),
             Target::Token(token) => {
-                let place = self.place[token as usize];
+                let place = self.place.get(token as usize).copied().unwrap_or(NOWHERE);
                 assert!(place != NOWHERE, "head: token {token} is not packed: the whole vocabulary was not asked for");
                 (place.part as usize, place.column as usize..place.column as usize + 1)
             }
+        }
+    }
+}
+
+/// How parts are packed.
+struct Packing<'a> {
+    pool: &'a Pool,
+    isa: Isa,
+    compute: Dtype,
+}
+
+impl Packing<'_> {
+    fn matrix(&self, matrix: &TensorView, rows: &[u32]) -> PackedMatrix {
+        let read = |column: usize, out: &mut [f32]| matrix.read_row(rows[column] as usize, out);
+        PackedMatrix::pack(self.pool, self.isa, self.compute, rows.len(), matrix.cols(), false, read)
+    }
+
+    fn shared(&self, matrix: &TensorView, source: &HeadSource) -> PackedHead {
+        let mut head = PackedHead {
+            level_tokens: source.level_tokens.clone(),
+            level_part: Vec::new(),
+            parts: Vec::new(),
+            place: vec![NOWHERE; matrix.rows()],
+            whole_vocabulary: source.whole_vocabulary,
+            hidden: matrix.cols(),
+        };
+        let add = |head: &mut PackedHead, tokens: &[u32]| {
+            let part = head.parts.len() as u32;
+            let mut uncounted = Vec::new();
+            for (column, &token) in (0..).zip(tokens) {
+                match &mut head.place[token as usize] {
+                    place if *place == NOWHERE => *place = Place { part, column },
+                    _ => uncounted.push(column),
+                }
+            }
+            head.parts.push(Part { matrix: self.matrix(matrix, tokens), columns: tokens.len(), uncounted });
+        };
+        for (level, tokens) in source.level_tokens.iter().enumerate() {
+            let same = source.level_tokens[..level].iter().position(|other| other == tokens);
+            if same.is_none() {
+                add(&mut head, tokens);
+            }
+            head.level_part.push(same.map_or(head.parts.len() - 1, |same| head.level_part[same]));
+        }
+        if source.whole_vocabulary {
+            let tokens = 0..matrix.rows() as u32;
+            let rest: Vec<u32> = tokens.filter(|&token| head.place[token as usize] == NOWHERE).collect();
+            if !rest.is_empty() {
+                add(&mut head, &rest);
+            }
+        }
+        head
+    }
+
+    fn per_level(&self, matrices: &[TensorView], source: &HeadSource) -> PackedHead {
+        let part = |matrix: &TensorView| {
+            let codes: Vec<u32> = (0..matrix.rows() as u32).collect();
+            Part { matrix: self.matrix(matrix, &codes), columns: codes.len(), uncounted: Vec::new() }
+        };
+        PackedHead {
+            level_tokens: source.level_tokens.clone(),
+            level_part: (0..matrices.len()).collect(),
+            parts: matrices.iter().map(part).collect(),
+            place: Vec::new(),
+            whole_vocabulary: false,
+            hidden: matrices[0].cols(),
         }
     }
 }
@@ -207,6 +237,9 @@ pub(super) fn run(run: HeadRun, scratch: &mut HeadScratch) {
                 if normalizer == Normalizer::Vocabulary {
                     hide_uncounted(&part.uncounted, &block.columns, values);
                 }
+                if normalizer == Normalizer::Legal {
+                    continue;
+                }
                 let cell = row * blocks.len() + number;
                 // SAFETY: this task is the only one with this row and block.
                 let (max, sum) = unsafe { (maxima_parts.range(cell..cell + 1), sums_parts.range(cell..cell + 1)) };
@@ -214,20 +247,22 @@ pub(super) fn run(run: HeadRun, scratch: &mut HeadScratch) {
             }
         }
     });
-    merge(isa, pool, ranges, (maxima, sums, blocks.len()), lognorm);
+    if normalizer != Normalizer::Legal {
+        merge(isa, pool, ranges, (maxima, sums, blocks.len()), lognorm);
+    }
 }
 
 /// The blocks to compute, in the order in which a row merges them.
 fn plan_blocks(head: &PackedHead, normalizer: Normalizer, wanted: &(usize, Range<usize>), blocks: &mut Vec<Block>) {
     assert!(
-        normalizer == Normalizer::Level || head.whole_vocabulary,
+        normalizer != Normalizer::Vocabulary || head.whole_vocabulary,
         "head: the vocabulary's normaliser needs a head packed with the whole vocabulary"
     );
     blocks.clear();
     for (number, part) in head.parts.iter().enumerate() {
         let needed = match normalizer {
             Normalizer::Vocabulary => number == wanted.0 || part.uncounted.len() < part.columns,
-            Normalizer::Level => number == wanted.0,
+            Normalizer::Level | Normalizer::Legal => number == wanted.0,
         };
         let starts = (0..part.columns).step_by(BLOCK_COLUMNS).filter(|_| needed);
         blocks.extend(

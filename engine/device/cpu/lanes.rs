@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use super::slots::Slots;
 use crate::catalog::NodeMask;
+use crate::device::noise::Noise;
 use crate::device::{Beam, Cohort, CohortPlan, DeviceError, MAX_LEVELS, Rows, Span, TokenBatch};
+use crate::sampling::{LogProb, Sampling, SamplingKind};
 
 /// A token batch as operations read it.
 #[derive(Debug, Default)]
@@ -72,6 +74,8 @@ impl TokenState {
 pub(super) struct BeamRows {
     pub(super) node: Vec<u32>,      // [rows] node of the newest level
     pub(super) score: Vec<f32>,     // [rows]
+    pub(super) log_prob: Vec<f32>,  // [rows] sum of behaviour log-probabilities, of distinct samples
+    pub(super) key: Vec<f32>,       // [rows] perturbed log-probability, of distinct samples
     pub(super) token: Vec<u32>,     // [rows] newest token
     pub(super) parent: Vec<u32>,    // [rows] row of the previous step
     pub(super) ancestors: Vec<u32>, // [rows, steps] row at which the token of that step was decoded
@@ -82,6 +86,8 @@ impl BeamRows {
         BeamRows {
             node: vec![0; rows],
             score: vec![0.0; rows],
+            log_prob: vec![0.0; rows],
+            key: vec![0.0; rows],
             token: vec![0; rows],
             parent: vec![0; rows],
             ancestors: vec![0; rows * steps],
@@ -97,6 +103,9 @@ pub(super) struct RequestState {
     pub(super) first_row: u32,
     /// Live beams: rows `first_row ..  first_row + live`, best first.
     pub(super) live: u32,
+    pub(super) sampling: Option<Sampling>,
+    /// Its log-probabilities are read.
+    pub(super) log_probs: bool,
     /// Mask slot.
     pub(super) mask: Option<u32>,
 }
@@ -125,8 +134,9 @@ pub(super) struct CohortState {
     pub(super) now: BeamRows,
     /// Where the next step's beams are built, then swapped with `now`.
     pub(super) next: BeamRows,
-    banned: Vec<u32>,                 // node ids of all requests and levels
-    ban_ends: Vec<[u32; MAX_LEVELS]>, // [requests][level] end in `banned`
+    pub(super) log_probs: Vec<LogProb>, // [rows, steps] of the token that was chosen for that row at that step
+    banned: Vec<u32>,                   // node ids of all requests and levels
+    ban_ends: Vec<[u32; MAX_LEVELS]>,   // [requests][level] end in `banned`
 }
 
 impl CohortState {
@@ -140,6 +150,7 @@ impl CohortState {
             live_ranges: Vec::with_capacity(requests),
             now: BeamRows::plan(rows, steps),
             next: BeamRows::plan(rows, steps),
+            log_probs: vec![LogProb::default(); rows * steps],
             banned: Vec::with_capacity(banned_nodes),
             ban_ends: Vec::with_capacity(requests),
             ..CohortState::default()
@@ -149,7 +160,7 @@ impl CohortState {
     /// Bytes planned.
     pub(super) fn bytes(&self) -> usize {
         self.plan.rows
-            * (2 * (4 + self.steps) * size_of::<u32>() + size_of::<RequestState>() + size_of::<Range<usize>>())
+            * (2 * (6 + 2 * self.steps) * size_of::<u32>() + size_of::<RequestState>() + size_of::<Range<usize>>())
     }
 
     /// Takes over a cohort over (slots, masks) and puts one live beam at the root of each request.
@@ -166,10 +177,13 @@ impl CohortState {
                 beams: request.beams,
                 first_row: request.first_row,
                 live: 1,
+                sampling: request.sampling,
+                log_probs: request.log_probs,
                 mask: request.mask,
             });
             let root = request.first_row as usize;
             (now.node[root], now.score[root], now.token[root], now.parent[root]) = (0, 0.0, 0, request.first_row);
+            (now.log_prob[root], now.key[root]) = (0.0, request.sampling.as_ref().map_or(0.0, Noise::root));
             let mut ends = [0; MAX_LEVELS];
             for (level, end) in ends.iter_mut().enumerate() {
                 self.banned.extend_from_slice(request.banned_nodes.get(level).map_or(&[], Vec::as_slice));
@@ -213,8 +227,25 @@ impl CohortState {
 
     /// Each request's live beams, best first.
     pub(super) fn beams(&self) -> Vec<Vec<Beam>> {
-        let beam = |row: usize| Beam { leaf: self.now.node[row], score: self.now.score[row] };
-        self.requests.iter().map(|request| request.live_rows().map(beam).collect()).collect()
+        let beams = |request: &RequestState| request.live_rows().map(|row| self.beam(request, row)).collect();
+        self.requests.iter().map(beams).collect()
+    }
+}
+
+impl CohortState {
+    fn beam(&self, request: &RequestState, row: usize) -> Beam {
+        let distinct = request.sampling.is_some_and(|sampling| sampling.kind == SamplingKind::Distinct);
+        let steps = if request.log_probs { 0..self.chosen } else { 0..0 };
+        let log_prob = |step: usize| {
+            let decoded = self.now.ancestors[row * self.steps + step] as usize;
+            self.log_probs[decoded * self.steps + step]
+        };
+        Beam {
+            leaf: self.now.node[row],
+            score: self.now.score[row],
+            key: distinct.then(|| self.now.key[row]),
+            log_probs: steps.map(log_prob).collect(),
+        }
     }
 }
 
@@ -305,7 +336,7 @@ mod tests {
     #[test]
     fn a_cohort_keeps_each_requests_bans_apart() {
         let request =
-            |first_row, banned_nodes| CohortRequest { slot: 0, beams: 2, first_row, banned_nodes, mask: None };
+            |first_row, banned_nodes| CohortRequest { beams: 2, first_row, banned_nodes, ..CohortRequest::default() };
         let mut state = CohortState::plan(CohortPlan { rows: 8, steps: 3, requests: 4, banned_nodes: 16 });
         let requests =
             vec![request(0, vec![vec![1, 4], vec![], vec![9]]), request(2, vec![]), request(6, vec![vec![], vec![3]])];

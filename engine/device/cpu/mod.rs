@@ -6,6 +6,7 @@
 
 mod attend;
 pub mod attention;
+mod draw;
 mod expand;
 pub mod gemm;
 mod head;
@@ -13,6 +14,7 @@ mod isa;
 pub mod kv;
 mod lanes;
 mod legal;
+mod masked;
 mod pool;
 mod reduce;
 mod rows;
@@ -32,7 +34,7 @@ use half::bf16;
 pub use isa::Isa;
 pub use pool::Pool;
 
-use self::expand::{Scores, Step};
+use self::expand::{Columns, Scores, Step};
 use self::head::{HeadRun, HeadScratch, PackedHead};
 use self::kv::{BeamSpan, KvPages, OwnKv, TokenSpan};
 use self::lanes::{CohortState, Lanes, TokenState, end_of};
@@ -103,13 +105,8 @@ fn add<T>(list: &mut Vec<T>, item: T) -> u32 {
     list.len() as u32 - 1
 }
 
-fn scores<'a>(logits: (&'a Buffer, Tensor), lognorm: (&'a Buffer, Tensor)) -> Scores<'a> {
-    Scores {
-        logits: logits.0.elements(logits.1),
-        logits_stride: logits.1.stride,
-        lognorm: lognorm.0.elements(lognorm.1),
-        lognorm_stride: lognorm.1.stride,
-    }
+fn columns(buffer: &Buffer, tensor: Tensor) -> Columns<'_> {
+    Columns { data: buffer.elements(tensor), stride: tensor.stride }
 }
 
 impl Device for CpuDevice {
@@ -345,8 +342,8 @@ impl Device for CpuDevice {
         let tokens = &self.weights.heads[args.head.0 as usize].level_tokens[args.level];
         let catalog = &self.weights.catalogs[args.trie.0 as usize];
         let cohort = &mut self.lanes.cohorts[args.lane.0 as usize];
-        let (logits, lognorm) =
-            (self.store.read("expand_select", args.logits), self.store.read("expand_select", args.lognorm));
+        let logits = self.store.read("expand_select", args.logits);
+        let lognorm = args.lognorm.map(|lognorm| (self.store.read("expand_select", lognorm), lognorm));
         let step = Step {
             isa: self.isa,
             pool: &self.pool,
@@ -354,7 +351,10 @@ impl Device for CpuDevice {
             masks: &self.lanes.masks,
             tokens,
             level: args.level,
-            scores: scores((&logits, args.logits), (&lognorm, args.lognorm)),
+            scores: Scores {
+                logits: columns(&logits, args.logits),
+                lognorm: lognorm.as_ref().map(|(buffer, lognorm)| columns(buffer, *lognorm)),
+            },
         };
         expand::expand_select(&step, cohort, &mut self.candidates)
     }
@@ -365,7 +365,8 @@ impl Device for CpuDevice {
             None => expand::force_token(cohort, args.token, args.step, None),
             Some((logits, lognorm)) => {
                 let buffers = (self.store.read("force_token", logits), self.store.read("force_token", lognorm));
-                let scores = scores((&buffers.0, logits), (&buffers.1, lognorm));
+                let scores =
+                    Scores { logits: columns(&buffers.0, logits), lognorm: Some(columns(&buffers.1, lognorm)) };
                 expand::force_token(cohort, args.token, args.step, Some(scores));
             }
         }

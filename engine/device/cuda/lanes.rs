@@ -6,12 +6,16 @@
 
 use std::sync::Arc;
 
+use sidereal_ffi::params::{RequestEntry, SAMPLING_DISTINCT, SAMPLING_INDEPENDENT, SAMPLING_NONE};
+
 use super::driver::Driver;
 use super::memory::{Memory, Purpose};
 use super::ops::split_bucket;
 use super::slots::Slots;
 use super::staging::Staging;
-use crate::device::{Cohort, CohortPlan, DeviceError, MAX_LEVELS, Queue, Segment, TokenBatch};
+use crate::device::noise::Noise;
+use crate::device::{Cohort, CohortPlan, CohortRequest, DeviceError, MAX_LEVELS, Queue, Segment, TokenBatch};
+use crate::sampling::{LogProb, Sampling, SamplingKind};
 
 /// Query rows of an attention tile; `QUERY_TILE_ROWS` of `kernels/include/params/common.h`.
 pub(super) const QUERY_TILE_ROWS: usize = 64;
@@ -185,6 +189,8 @@ pub(super) struct CohortExtent {
     pub(super) rows: usize,
     /// Widest request.
     pub(super) beams: usize,
+    /// Whether a request is sampled: steps then have a kernel more.
+    pub(super) sampled: bool,
     /// Splits of the longest history and prefix of its slots.
     pub(super) splits: [usize; 2],
 }
@@ -197,6 +203,8 @@ pub(super) struct StateView {
     pub(super) token: u64,     // u32[rows]
     pub(super) live: u64,      // u32[requests]
     pub(super) ancestors: u64, // u32[steps][rows]
+    pub(super) log_prob: u64,  // f32[rows]
+    pub(super) key: u64,       // f32[rows]
 }
 
 /// Addresses of a cohort lane's parts.
@@ -210,6 +218,7 @@ pub(super) struct CohortView {
     pub(super) row_request: u64, // u32[rows]
     pub(super) ban_ends: u64,    // u32[requests][MAX_LEVELS + 1]
     pub(super) ban_nodes: u64,   // u32[]
+    pub(super) log_probs: u64,   // f32[steps][rows][2]
 }
 
 struct CohortOffsets {
@@ -221,6 +230,20 @@ struct CohortOffsets {
     words: usize,
 }
 
+/// What the host has to know of a request that is in a lane.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct InLane {
+    pub(super) first_row: u32,
+    pub(super) slot: u32,
+    /// Beams are distinct samples, whose keys are read.
+    pub(super) distinct: bool,
+    /// Log-probabilities are read.
+    pub(super) log_probs: bool,
+}
+
+/// Words of a `RequestEntry`.
+const ENTRY: usize = size_of::<RequestEntry>() / size_of::<u32>();
+
 /// A lane for cohorts.
 pub(super) struct Cohorts {
     pub(super) plan: CohortPlan,
@@ -229,9 +252,9 @@ pub(super) struct Cohorts {
     pub(super) chosen: usize,
     /// Written and not yet read: its enqueued operations still read its slots.
     pub(super) outstanding: bool,
-    /// (first row, slot) of each request.
-    pub(super) requests: Vec<(u32, u32)>,
+    pub(super) requests: Vec<InLane>,
     address: u64,
+    log_probs: u64,
     offsets: CohortOffsets,
     states: [StateView; 2],
     staging: Staging,
@@ -243,7 +266,7 @@ impl Cohorts {
         let mut layout = Layout::default();
         let mut offsets = CohortOffsets {
             counts: layout.add(4),
-            requests: layout.add(4 * requests),
+            requests: layout.add(ENTRY * requests),
             row_request: layout.add(rows),
             ban_ends: layout.add(requests * (MAX_LEVELS + 1)),
             ban_nodes: layout.add(banned_nodes),
@@ -254,12 +277,14 @@ impl Cohorts {
         let address = memory.zeroed(Purpose::Workspace, what.clone(), offsets.words * 4)?;
         let mut state = || {
             let mut layout = Layout::default();
-            let parts = [rows, rows, rows, requests, steps * rows].map(|count| layout.add(count));
+            let parts = [rows, rows, rows, requests, steps * rows, rows, rows].map(|count| layout.add(count));
             let base = memory.zeroed(Purpose::Workspace, format!("beam state, {what}"), layout.words * 4)?;
-            let [node, score, token, live, ancestors] = parts.map(|offset| base + 4 * offset as u64);
-            Ok(StateView { node, score, token, live, ancestors })
+            let [node, score, token, live, ancestors, log_prob, key] = parts.map(|offset| base + 4 * offset as u64);
+            Ok(StateView { node, score, token, live, ancestors, log_prob, key })
         };
         let states = [state()?, state()?];
+        let bytes = steps * rows * size_of::<LogProb>();
+        let log_probs = memory.zeroed(Purpose::Workspace, format!("log-probabilities, {what}"), bytes)?;
         Ok(Cohorts {
             plan,
             extent: CohortExtent::default(),
@@ -267,13 +292,21 @@ impl Cohorts {
             outstanding: false,
             requests: Vec::with_capacity(requests),
             address,
+            log_probs,
             staging: Staging::plan(driver, 1, offsets.words)?,
             offsets,
             states,
         })
     }
 
-    /// Enqueues a cohort's descriptor over `slots` and `masks` mask slots. The beam state is reset by a kernel that the device launches behind it.
+    /// Whether a request's keys, and whether its log-probabilities, are read with the beams.
+    pub(super) fn wants(&self) -> (bool, bool) {
+        let any = |of: fn(&InLane) -> bool| self.requests.iter().any(of);
+        (any(|request| request.distinct), any(|request| request.log_probs))
+    }
+
+    /// Enqueues a cohort's descriptor over `slots` and `masks` mask slots. The beam state is reset by a kernel that the device
+    /// launches behind it.
     pub(super) fn write(&mut self, cohort: &Cohort, slots: &Slots, masks: usize) -> Result<(), DeviceError> {
         cohort.check(&self.plan, (slots.count(), masks))?;
         let CohortPlan { rows: row_capacity, requests: request_capacity, .. } = self.plan;
@@ -285,8 +318,7 @@ impl Cohorts {
             words[offsets.row_request..][..end].fill(u32::MAX);
             let mut ban = 0;
             for (index, request) in cohort.requests.iter().enumerate() {
-                let entry = [request.slot, request.beams, request.first_row, request.mask.map_or(0, |slot| slot + 1)];
-                words[offsets.requests + 4 * index..][..4].copy_from_slice(&entry);
+                words[offsets.requests + ENTRY * index..][..ENTRY].copy_from_slice(&entry(request));
                 words[offsets.row_request + request.first_row as usize..][..request.beams as usize].fill(index as u32);
                 let ends = offsets.ban_ends + index * (MAX_LEVELS + 1);
                 words[ends] = ban as u32;
@@ -309,10 +341,16 @@ impl Cohorts {
                 cohort.requests.iter().map(|request| request.beams as usize).max().unwrap_or(0),
                 row_capacity,
             ),
+            sampled: cohort.requests.iter().any(|request| request.sampling.is_some()),
             splits: [Segment::History, Segment::Prefix].map(|segment| split_bucket(longest(segment))),
         };
         self.requests.clear();
-        self.requests.extend(cohort.requests.iter().map(|request| (request.first_row, request.slot)));
+        self.requests.extend(cohort.requests.iter().map(|request| InLane {
+            first_row: request.first_row,
+            slot: request.slot,
+            distinct: request.sampling.is_some_and(|sampling| sampling.kind == SamplingKind::Distinct),
+            log_probs: request.log_probs,
+        }));
         (self.chosen, self.outstanding) = (0, true);
         Ok(())
     }
@@ -327,6 +365,7 @@ impl Cohorts {
             row_request: at(self.offsets.row_request),
             ban_ends: at(self.offsets.ban_ends),
             ban_nodes: at(self.offsets.ban_nodes),
+            log_probs: self.log_probs,
         }
     }
 
@@ -339,4 +378,22 @@ impl Cohorts {
     pub(super) fn next(&self) -> StateView {
         self.states[(self.chosen + 1) % 2]
     }
+}
+
+/// A request as kernels read it: the words of a `RequestEntry`, in its order.
+fn entry(request: &CohortRequest) -> [u32; ENTRY] {
+    let of_kind = |kind| match kind {
+        SamplingKind::Independent => SAMPLING_INDEPENDENT,
+        SamplingKind::Distinct => SAMPLING_DISTINCT,
+    };
+    let [sampling, low, high, scale, root_key] = match &request.sampling {
+        None => [SAMPLING_NONE, 0, 0, 0, 0],
+        Some(sampling) => {
+            let Sampling { kind, seed, .. } = *sampling;
+            let [scale, root_key] = [sampling.scale(), Noise::root(sampling)].map(f32::to_bits);
+            [of_kind(kind), seed as u32, (seed >> 32) as u32, scale, root_key]
+        }
+    };
+    let mask = request.mask.map_or(0, |slot| slot + 1);
+    [request.slot, request.beams, request.first_row, mask, sampling, low, high, scale, root_key, 0]
 }

@@ -7,6 +7,7 @@
 //!
 //! A CUDA error ([`DeviceError::Lost`]) breaks the context for good: whoever owns the device drops it and opens another.
 
+mod beams;
 mod cublaslt;
 mod driver;
 mod graphs;
@@ -75,7 +76,7 @@ struct RowSet {
 
 /// Where a cohort's results land on the host.
 struct Results {
-    words: Pinned, // node [rows], score [rows], live [requests]
+    words: Pinned, // node [rows], score [rows], live [requests], then what `Cohorts::wants`
     arrived: Marker,
     /// Their copy is enqueued.
     collected: bool,
@@ -325,7 +326,7 @@ impl Device for CudaDevice {
 
     fn cohort_lane(&mut self, plan: CohortPlan) -> Result<CohortLane, DeviceError> {
         let lane = Cohorts::plan(&self.driver, &mut self.memory, plan)?;
-        let pinned = self.driver.pin("beams", 2 * plan.rows + plan.requests)?;
+        let pinned = self.driver.pin("beams", beams::words(&plan))?;
         let arrived = self.driver.marker().map_err(|error| failed("pin", error))?;
         self.results.push(Results { words: pinned, arrived, collected: false });
         let lane = CohortLane(add(&mut self.cohorts, lane));
@@ -343,7 +344,7 @@ impl Device for CudaDevice {
 
     fn write_slot(&mut self, slot: u32, state: &SlotState) -> Result<(), DeviceError> {
         // A cohort that was given up may still read this slot's former pages.
-        let in_use = |lane: &Cohorts| lane.outstanding && lane.requests.iter().any(|request| request.1 == slot);
+        let in_use = |lane: &Cohorts| lane.outstanding && lane.requests.iter().any(|request| request.slot == slot);
         if self.cohorts.iter().any(in_use) {
             let follow = || {
                 self.driver.mark(Queue::Search, &self.searched)?;
@@ -494,22 +495,7 @@ impl Device for CudaDevice {
     }
 
     fn collect_beams(&mut self, lane: CohortLane) -> Result<(), DeviceError> {
-        let index = lane.0 as usize;
-        let (cohort, results) = (&self.cohorts[index], &mut self.results[index]);
-        let (state, rows) = (cohort.now(), cohort.extent.rows);
-        let (nodes, rest) = results.words.split_at_mut(rows);
-        let (scores, rest) = rest.split_at_mut(rows);
-        let live = &mut rest[..cohort.requests.len()];
-        let collect = || {
-            for (address, part) in [(state.node, nodes), (state.score, scores), (state.live, live)] {
-                // SAFETY: the pinned words live as long as the device, and are read after their marker has passed.
-                unsafe { self.driver.enqueue_read(Queue::Search, address, part) }?;
-            }
-            self.driver.mark(Queue::Search, &results.arrived)
-        };
-        collect().map_err(|error| failed("collect_beams", error))?;
-        results.collected = true;
-        Ok(())
+        self.run_collect_beams(lane)
     }
 
     fn beams_are_here(&mut self, lane: CohortLane) -> Result<bool, DeviceError> {
@@ -528,13 +514,7 @@ impl Device for CudaDevice {
         let (cohort, results) = (&mut self.cohorts[index], &mut self.results[index]);
         self.driver.wait(&results.arrived).map_err(|error| failed("read_beams", error))?;
         (cohort.outstanding, results.collected) = (false, false);
-        let (words, rows): (&[u32], usize) = (&results.words, cohort.extent.rows);
-        let beam = |row: usize| Beam { leaf: words[row], score: f32::from_bits(words[rows + row]) };
-        let of = |(index, &(first_row, _)): (usize, &(u32, u32))| {
-            let live = words[2 * rows + index];
-            (first_row..first_row + live).map(|row| beam(row as usize)).collect()
-        };
-        Ok(cohort.requests.iter().enumerate().map(of).collect())
+        Ok(beams::found(cohort, &results.words))
     }
 
     fn read_buffer(&mut self, tensor: Tensor, rows: usize) -> Result<Vec<f32>, DeviceError> {

@@ -67,12 +67,14 @@ impl Core {
                         return;
                     }
                 };
-                let banned_nodes = std::mem::take(&mut self.running(slot).resolved.banned_nodes);
+                let resolved = &mut self.running(slot).resolved;
                 cohort.requests.push(CohortRequest {
                     slot,
                     beams: beams as u32,
                     first_row: rows as u32,
-                    banned_nodes,
+                    banned_nodes: std::mem::take(&mut resolved.banned_nodes),
+                    sampling: resolved.sampling,
+                    log_probs: resolved.log_probs,
                     mask,
                 });
                 self.ready.remove(0);

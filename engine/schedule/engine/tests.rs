@@ -42,7 +42,7 @@ fn engine(panic_at: Option<u64>) -> Engine {
         manifest: manifest.clone(),
         snapshots: Snapshots::new(snapshot),
         bounds,
-        plan: SearchPlan::new(manifest).unwrap(),
+        plan: SearchPlan::new(manifest),
         provenance: Provenance::default(),
     };
     let facts = EngineFacts {

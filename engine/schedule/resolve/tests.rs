@@ -3,6 +3,7 @@
 use super::*;
 use crate::catalog::{CatalogBuilder, Change, NewItem, View};
 use crate::export::Manifest;
+use crate::sampling::SamplingKind;
 use crate::schedule::core::simulation::fakes::export;
 
 const BOUNDS: Bounds =
@@ -48,6 +49,7 @@ fn the_door_names_what_is_wrong() {
     let base = || tokens(vec![1, 2, 3]);
     let deny = |count: u64| ItemRefs::Ids((0..count).collect());
     let bad = RefusalKind::BadRequest;
+    let sampling = |temperature| Some(Sampling { kind: SamplingKind::Distinct, seed: 1, temperature });
     for (request, kind, told) in [
         (Request { beams: 0, ..base() }, bad, "beams is 0"),
         (Request { beams: 17, ..base() }, bad, "beams is 17; the limit is 16"),
@@ -55,6 +57,9 @@ fn the_door_names_what_is_wrong() {
         (Request { top: 0, ..base() }, bad, "top is 0"),
         (Request { top: 9, ..base() }, bad, "top is 9; it must be 1 to beams (8)"),
         (Request { max_items_per_sid: Some(0), ..base() }, bad, "max_items_per_sid"),
+        (Request { sampling: sampling(f32::NAN), ..base() }, bad, "temperature is NaN; it must be 0.01 to 100"),
+        (Request { sampling: sampling(0.0), ..base() }, bad, "temperature is 0;"),
+        (Request { sampling: sampling(f32::INFINITY), ..base() }, bad, "temperature is inf"),
         (Request { scenario: Some(3), ..base() }, RefusalKind::Unsupported, "scenario"),
         (tokens(vec![]), bad, "tokens is empty"),
         (tokens(vec![1, 200]), bad, "tokens[1] is 200; the vocabulary has 200"),
@@ -112,9 +117,13 @@ fn denied_items_are_exact_whatever_the_list_looks_like() {
     let sid = |leaf: u32| [leaf as u16 / 8, leaf as u16 / 2 % 4, leaf as u16 % 2];
     assert_eq!(resolved.banned_nodes.last().unwrap()[..], [catalog.leaf_of_sid(&sid(2)).unwrap()]);
 
-    let plan = crate::search::SearchPlan::new(manifest()).unwrap();
+    let plan = crate::search::SearchPlan::new(manifest());
     let beams: Vec<_> = [1, 20, 3]
-        .map(|leaf| crate::device::Beam { leaf: catalog.leaf_of_sid(&sid(leaf)).unwrap(), score: -1.0 })
+        .map(|leaf| crate::device::Beam {
+            leaf: catalog.leaf_of_sid(&sid(leaf)).unwrap(),
+            score: -1.0,
+            ..Default::default()
+        })
         .to_vec();
     let ids = |resolved: &Resolved| -> Vec<Vec<u64>> {
         let results = crate::schedule::answer::results(&beams, resolved, &plan, &resolved.snapshot);
@@ -159,9 +168,14 @@ fn the_newest_journal_has_the_last_word() {
     let catalog = catalog();
     let before = everything(Arc::clone(&catalog));
     let resolved = resolve(Request { top: 2, ..tokens(vec![1]) }, manifest(), &before, &BOUNDS).unwrap();
-    let plan = crate::search::SearchPlan::new(manifest()).unwrap();
+    let plan = crate::search::SearchPlan::new(manifest());
     let leaf = |item| catalog.leaf_of(catalog.item(item).unwrap());
-    let beams = [10, 20, 30].map(|item| crate::device::Beam { leaf: leaf(item), score: -1.0 });
+    let beams = [10, 20, 30].map(|item| crate::device::Beam {
+        leaf: leaf(item),
+        score: -1.0,
+        key: None,
+        log_probs: Vec::new(),
+    });
     let delist = |items: &[u64]| Change { delists: true, unix_ms: 0, items: items.to_vec() };
     let newest = before.after(&[delist(&[10, 11, 12, 20, 77_777])], 1);
     let results = crate::schedule::answer::results(&beams, &resolved, &plan, &newest);

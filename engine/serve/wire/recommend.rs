@@ -5,16 +5,27 @@ use std::time::Duration;
 use super::section::{Fields, put_texts};
 use super::{Frame, FrameWriter, Kind, Section, Sections, Tag, WireError};
 use crate::request::{History, ItemRefs, Request};
+use crate::sampling::{Sampling, SamplingKind};
 
 /// Bits of SEARCH's options.
 const DENY_HISTORY: u32 = 1;
 const STRICT: u32 = 2;
 const WITH_TEXT: u32 = 4;
+const LOG_PROBS: u32 = 8;
+
+/// Codes of SAMPLE's kind.
+const INDEPENDENT: u32 = 0;
+const DISTINCT: u32 = 1;
 
 /// Appends a RECOMMEND. Deadlines travel as whole microseconds, rounded down: what is left of one is worthless.
 pub fn encode_recommend(request: &Request, limit: usize, out: &mut Vec<u8>) -> Result<(), WireError> {
     let mut frame = FrameWriter::begin(out, Kind::Recommend, request.id);
-    let options = [(request.deny_history, DENY_HISTORY), (request.strict, STRICT), (request.with_text, WITH_TEXT)];
+    let options = [
+        (request.deny_history, DENY_HISTORY),
+        (request.strict, STRICT),
+        (request.with_text, WITH_TEXT),
+        (request.log_probs, LOG_PROBS),
+    ];
     let options = options.iter().filter(|(set, _)| *set).fold(0, |bits, (_, bit)| bits | bit);
     frame.required(Tag::Search, |out| {
         for field in [request.beams, request.top, options] {
@@ -47,7 +58,20 @@ pub fn encode_recommend(request: &Request, limit: usize, out: &mut Vec<u8>) -> R
     if let Some(scenario) = request.scenario {
         frame.required(Tag::Scenario, |out| out.extend_from_slice(&scenario.to_le_bytes()));
     }
+    if let Some(sampling) = &request.sampling {
+        frame.required(Tag::Sample, |out| put_sampling(out, sampling));
+    }
     frame.finish(limit)
+}
+
+fn put_sampling(out: &mut Vec<u8>, sampling: &Sampling) {
+    let kind = match sampling.kind {
+        SamplingKind::Independent => INDEPENDENT,
+        SamplingKind::Distinct => DISTINCT,
+    };
+    out.extend_from_slice(&kind.to_le_bytes());
+    out.extend_from_slice(&sampling.temperature.to_le_bytes());
+    out.extend_from_slice(&sampling.seed.to_le_bytes());
 }
 
 fn put_items(frame: &mut FrameWriter<'_>, ids: Tag, keys: Tag, items: &ItemRefs) {
@@ -70,6 +94,7 @@ struct Partial {
     user: Option<String>,
     view: Option<String>,
     scenario: Option<u32>,
+    sampling: Option<Sampling>,
 }
 
 /// Reads the payload of a RECOMMEND.
@@ -95,6 +120,8 @@ pub fn decode_recommend(frame: &Frame<'_>) -> Result<Request, WireError> {
         user: partial.user,
         view: partial.view,
         scenario: partial.scenario,
+        sampling: partial.sampling,
+        log_probs: options & LOG_PROBS != 0,
     })
 }
 
@@ -124,6 +151,7 @@ impl Partial {
             Tag::User => section.store(tag, &mut self.user, fields.rest_as_text("the user")?.to_owned())?,
             Tag::View => section.store(tag, &mut self.view, fields.rest_as_text("the view")?.to_owned())?,
             Tag::Scenario => section.store(tag, &mut self.scenario, fields.u32("the scenario")?)?,
+            Tag::Sample => section.store(tag, &mut self.sampling, sampling(&mut fields)?)?,
             _ => return section.skip(Kind::Recommend),
         }
         fields.end()
@@ -134,10 +162,21 @@ fn search(fields: &mut Fields<'_>) -> Result<(u32, u32, u32), WireError> {
     let (beams, top) = (fields.u32("beams")?, fields.u32("top")?);
     let at = fields.offset();
     let options = fields.u32("options")?;
-    if options & !(DENY_HISTORY | STRICT | WITH_TEXT) != 0 {
-        return Err(fields.bad_value(at, "options", options.into(), "no bit above bit 2"));
+    if options & !(DENY_HISTORY | STRICT | WITH_TEXT | LOG_PROBS) != 0 {
+        return Err(fields.bad_value(at, "options", options.into(), "no bit above bit 3"));
     }
     Ok((beams, top, options))
+}
+
+fn sampling(fields: &mut Fields<'_>) -> Result<Sampling, WireError> {
+    let at = fields.offset();
+    let kind = match fields.u32("the kind")? {
+        INDEPENDENT => SamplingKind::Independent,
+        DISTINCT => SamplingKind::Distinct,
+        other => return Err(fields.bad_value(at, "the kind", other.into(), "0 or 1")),
+    };
+    // Its bounds are the engine's affair, which refuses with them in the message.
+    Ok(Sampling { kind, temperature: fields.f32("the temperature")?, seed: fields.u64("the seed")? })
 }
 
 fn items(are_ids: bool, fields: &mut Fields<'_>) -> Result<ItemRefs, WireError> {

@@ -6,6 +6,7 @@
 use super::section::{Fields, put_optional_text, put_text};
 use super::{Frame, FrameWriter, Kind, Sections, Tag, WireError};
 use crate::request::{Item, Provenance, Ranked, Recommendation, StageTimings};
+use crate::sampling::LogProb;
 
 /// Appends a RECOMMENDATION.
 pub fn encode_recommendation(answer: &Recommendation, limit: usize, out: &mut Vec<u8>) -> Result<(), WireError> {
@@ -34,6 +35,21 @@ pub fn encode_recommendation(answer: &Recommendation, limit: usize, out: &mut Ve
             [spent.resolve_us, spent.queue_us, spent.prefill_us, spent.search_us, spent.expand_us, spent.total_us];
         put_u32s(out, &stages);
     });
+    let results = &answer.results;
+    // The engine gives all results as many, or none.
+    let steps = results.iter().map(|ranked| ranked.log_probs.len()).min().unwrap_or_default();
+    if steps > 0 {
+        frame.optional(Tag::LevelLogProbs, |out| {
+            put_u32s(out, &[steps as u32]);
+            for log_prob in results.iter().flat_map(|ranked| &ranked.log_probs[..steps]) {
+                put_u32s(out, &[log_prob.behaviour.to_bits(), log_prob.raw.to_bits()]);
+            }
+        });
+    }
+    let keys: Vec<u32> = results.iter().filter_map(|ranked| ranked.key).map(f32::to_bits).collect();
+    if !keys.is_empty() && keys.len() == results.len() {
+        frame.optional(Tag::SampleKeys, |out| put_u32s(out, &keys));
+    }
     frame.finish(limit)
 }
 
@@ -50,6 +66,7 @@ fn put_ranked(out: &mut Vec<u8>, ranked: &Ranked) {
 /// Reads the payload of a RECOMMENDATION. Absent text, provenance or timings read as none, empty and zero.
 pub fn decode_recommendation(frame: &Frame<'_>) -> Result<Recommendation, WireError> {
     let (mut summary, mut results, mut text, mut provenance, mut timings) = (None, None, None, None, None);
+    let (mut log_probs, mut keys) = (None, None);
     for section in Sections::new(frame.payload) {
         let section = section?;
         let Some(tag) = Tag::from_code(section.id.0) else {
@@ -66,6 +83,14 @@ pub fn decode_recommendation(frame: &Frame<'_>) -> Result<Recommendation, WireEr
             Tag::ItemText => {
                 section.store(tag, &mut text, section)?;
                 continue; // Read below: it needs the items, and sections come in any order.
+            }
+            Tag::LevelLogProbs => {
+                section.store(tag, &mut log_probs, section)?;
+                continue;
+            }
+            Tag::SampleKeys => {
+                section.store(tag, &mut keys, section)?;
+                continue;
             }
             Tag::Provenance => section.store(tag, &mut provenance, read_provenance(&mut fields)?)?,
             Tag::Timings => section.store(tag, &mut timings, read_timings(&mut fields)?)?,
@@ -84,6 +109,16 @@ pub fn decode_recommendation(frame: &Frame<'_>) -> Result<Recommendation, WireEr
         for item in results.iter_mut().flat_map(|ranked| &mut ranked.items) {
             item.key = fields.optional_text("a key")?.map(str::to_owned);
             item.title = fields.optional_text("a title")?.map(str::to_owned);
+        }
+        fields.end()?;
+    }
+    if let Some(section) = log_probs {
+        read_log_probs(section.fields(Tag::LevelLogProbs), &mut results)?;
+    }
+    if let Some(section) = keys {
+        let mut fields = section.fields(Tag::SampleKeys);
+        for ranked in &mut results {
+            ranked.key = Some(fields.f32("a key")?);
         }
         fields.end()?;
     }
@@ -106,9 +141,20 @@ fn read_results(fields: &mut Fields<'_>) -> Result<Vec<Ranked>, WireError> {
         let sid = fields.u16s(levels, "codes")?;
         let ids = fields.u64s(items, "item ids")?;
         let items = ids.into_iter().map(|id| Item { id, key: None, title: None }).collect();
-        results.push(Ranked { sid, score, items });
+        results.push(Ranked { sid, score, items, ..Ranked::default() });
     }
     Ok(results)
+}
+
+fn read_log_probs(mut fields: Fields<'_>, results: &mut [Ranked]) -> Result<(), WireError> {
+    let steps = fields.count(8, "steps")?;
+    for ranked in results {
+        // As many as the section holds: nothing is allocated that is not there.
+        let values = fields.u32s(2 * steps, "log-probabilities")?;
+        let pair = |pair: &[u32; 2]| LogProb { behaviour: f32::from_bits(pair[0]), raw: f32::from_bits(pair[1]) };
+        ranked.log_probs = values.as_chunks().0.iter().map(pair).collect();
+    }
+    fields.end()
 }
 
 fn read_provenance(fields: &mut Fields<'_>) -> Result<Provenance, WireError> {

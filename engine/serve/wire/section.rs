@@ -88,6 +88,8 @@ tags! {
     View = 0x0109 "VIEW",
     /// RECOMMEND: scenario bundle.
     Scenario = 0x010a "SCENARIO",
+    /// RECOMMEND: draw instead of search.
+    Sample = 0x010b "SAMPLE",
     /// RECOMMENDATION: unknown items, prompt tokens.
     Summary = 0x0200 "SUMMARY",
     /// RECOMMENDATION: semantic IDs, scores, items.
@@ -98,6 +100,10 @@ tags! {
     Provenance = 0x0203 "PROVENANCE",
     /// RECOMMENDATION: where the time went.
     Timings = 0x0204 "TIMINGS",
+    /// RECOMMENDATION: log-probabilities of the results of RESULTS.
+    LevelLogProbs = 0x0205 "LEVEL_LOGPROBS",
+    /// RECOMMENDATION: perturbed log-probabilities of the results of RESULTS.
+    SampleKeys = 0x0206 "SAMPLE_KEYS",
     /// REFUSAL: code and message.
     Reason = 0x0300 "REASON",
     /// ERROR: code and message.

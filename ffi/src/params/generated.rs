@@ -5,16 +5,21 @@
 pub const DTYPE_F32: u32 = 0;
 pub const DTYPE_BF16: u32 = 1;
 pub const DTYPE_F16: u32 = 2;
+pub const SAMPLING_NONE: u32 = 0;
+pub const SAMPLING_INDEPENDENT: u32 = 1;
+pub const SAMPLING_DISTINCT: u32 = 2;
 pub const QUERY_TILE_ROWS: u32 = 64;
 pub const MAX_LEVELS: u32 = 8;
 pub const BEAM_SPLIT_TOKENS: u32 = 256;
 pub const BEAM_MAX_SPLITS: u32 = 8;
 pub const BEAM_BLOCK_SPLITS: u32 = 2;
+pub const MASKED_NORMS: u32 = 4;
 pub const EXPAND_GROUP: u32 = 32;
 pub const EXPAND_RUN_GROUPS: u32 = 8;
 pub const EXPAND_LISTED: u32 = 10;
 pub const EXPAND_CANDIDATES: u32 = 40;
 pub const EXPAND_ORDER: u32 = 2;
+pub const EXPAND_NONE: u32 = 4294967295;
 pub const GEMM_GROUP: u32 = 32;
 pub const GEMM_K_PADDING: u32 = 64;
 pub const HEAD_PARTIAL_COLUMNS: u32 = 64;
@@ -98,16 +103,22 @@ pub struct BeamState {
     pub live: u64,
     #[doc = " u32\\[steps\\]\\[rows\\]"]
     pub ancestors: u64,
+    #[doc = " f32\\[rows\\] sum of behaviour log-probabilities; of distinct samples only"]
+    pub log_prob: u64,
+    #[doc = " f32\\[rows\\] perturbed log-probability; of distinct samples only"]
+    pub key: u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of BeamState"][::core::mem::size_of::<BeamState>() - 40usize];
+    ["Size of BeamState"][::core::mem::size_of::<BeamState>() - 56usize];
     ["Alignment of BeamState"][::core::mem::align_of::<BeamState>() - 8usize];
     ["Offset of field: BeamState::node"][::core::mem::offset_of!(BeamState, node) - 0usize];
     ["Offset of field: BeamState::score"][::core::mem::offset_of!(BeamState, score) - 8usize];
     ["Offset of field: BeamState::token"][::core::mem::offset_of!(BeamState, token) - 16usize];
     ["Offset of field: BeamState::live"][::core::mem::offset_of!(BeamState, live) - 24usize];
     ["Offset of field: BeamState::ancestors"][::core::mem::offset_of!(BeamState, ancestors) - 32usize];
+    ["Offset of field: BeamState::log_prob"][::core::mem::offset_of!(BeamState, log_prob) - 40usize];
+    ["Offset of field: BeamState::key"][::core::mem::offset_of!(BeamState, key) - 48usize];
 };
 #[doc = " One request of a cohort."]
 #[repr(C)]
@@ -120,15 +131,30 @@ pub struct RequestEntry {
     pub first_row: u32,
     #[doc = " 1 + its mask slot; 0: it has none, and every node of the trie is allowed"]
     pub mask: u32,
+    #[doc = " SAMPLING\\_NONE, .."]
+    pub sampling: u32,
+    pub seed_low: u32,
+    pub seed_high: u32,
+    #[doc = " 1 / temperature"]
+    pub scale: f32,
+    #[doc = " perturbed log-probability of the root, of distinct samples"]
+    pub root_key: f32,
+    pub reserved: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of RequestEntry"][::core::mem::size_of::<RequestEntry>() - 16usize];
+    ["Size of RequestEntry"][::core::mem::size_of::<RequestEntry>() - 40usize];
     ["Alignment of RequestEntry"][::core::mem::align_of::<RequestEntry>() - 4usize];
     ["Offset of field: RequestEntry::slot"][::core::mem::offset_of!(RequestEntry, slot) - 0usize];
     ["Offset of field: RequestEntry::beams"][::core::mem::offset_of!(RequestEntry, beams) - 4usize];
     ["Offset of field: RequestEntry::first_row"][::core::mem::offset_of!(RequestEntry, first_row) - 8usize];
     ["Offset of field: RequestEntry::mask"][::core::mem::offset_of!(RequestEntry, mask) - 12usize];
+    ["Offset of field: RequestEntry::sampling"][::core::mem::offset_of!(RequestEntry, sampling) - 16usize];
+    ["Offset of field: RequestEntry::seed_low"][::core::mem::offset_of!(RequestEntry, seed_low) - 20usize];
+    ["Offset of field: RequestEntry::seed_high"][::core::mem::offset_of!(RequestEntry, seed_high) - 24usize];
+    ["Offset of field: RequestEntry::scale"][::core::mem::offset_of!(RequestEntry, scale) - 28usize];
+    ["Offset of field: RequestEntry::root_key"][::core::mem::offset_of!(RequestEntry, root_key) - 32usize];
+    ["Offset of field: RequestEntry::reserved"][::core::mem::offset_of!(RequestEntry, reserved) - 36usize];
 };
 #[doc = " A block of query rows that belong to one slot and stand one after another."]
 #[repr(C)]
@@ -229,11 +255,11 @@ pub struct BeginParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of BeginParams"][::core::mem::size_of::<BeginParams>() - 56usize];
+    ["Size of BeginParams"][::core::mem::size_of::<BeginParams>() - 72usize];
     ["Alignment of BeginParams"][::core::mem::align_of::<BeginParams>() - 8usize];
     ["Offset of field: BeginParams::state"][::core::mem::offset_of!(BeginParams, state) - 0usize];
-    ["Offset of field: BeginParams::requests"][::core::mem::offset_of!(BeginParams, requests) - 40usize];
-    ["Offset of field: BeginParams::counts"][::core::mem::offset_of!(BeginParams, counts) - 48usize];
+    ["Offset of field: BeginParams::requests"][::core::mem::offset_of!(BeginParams, requests) - 56usize];
+    ["Offset of field: BeginParams::counts"][::core::mem::offset_of!(BeginParams, counts) - 64usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -250,6 +276,8 @@ pub struct ForceParams {
     pub logits: u64,
     #[doc = " f32\\[rows\\]\\[lognorm\\_stride\\]; 0 when the token is not scored"]
     pub lognorm: u64,
+    #[doc = " f32\\[steps\\]\\[rows\\]\\[2\\]"]
+    pub log_probs: u64,
     #[doc = " scratch u64\\[rows\\]\\[EXPAND\\_ORDER\\]"]
     pub order: u64,
     pub logits_stride: u32,
@@ -263,21 +291,22 @@ pub struct ForceParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of ForceParams"][::core::mem::size_of::<ForceParams>() - 144usize];
+    ["Size of ForceParams"][::core::mem::size_of::<ForceParams>() - 184usize];
     ["Alignment of ForceParams"][::core::mem::align_of::<ForceParams>() - 8usize];
     ["Offset of field: ForceParams::now"][::core::mem::offset_of!(ForceParams, now) - 0usize];
-    ["Offset of field: ForceParams::next"][::core::mem::offset_of!(ForceParams, next) - 40usize];
-    ["Offset of field: ForceParams::requests"][::core::mem::offset_of!(ForceParams, requests) - 80usize];
-    ["Offset of field: ForceParams::counts"][::core::mem::offset_of!(ForceParams, counts) - 88usize];
-    ["Offset of field: ForceParams::logits"][::core::mem::offset_of!(ForceParams, logits) - 96usize];
-    ["Offset of field: ForceParams::lognorm"][::core::mem::offset_of!(ForceParams, lognorm) - 104usize];
-    ["Offset of field: ForceParams::order"][::core::mem::offset_of!(ForceParams, order) - 112usize];
-    ["Offset of field: ForceParams::logits_stride"][::core::mem::offset_of!(ForceParams, logits_stride) - 120usize];
-    ["Offset of field: ForceParams::lognorm_stride"][::core::mem::offset_of!(ForceParams, lognorm_stride) - 124usize];
-    ["Offset of field: ForceParams::token"][::core::mem::offset_of!(ForceParams, token) - 128usize];
-    ["Offset of field: ForceParams::step"][::core::mem::offset_of!(ForceParams, step) - 132usize];
-    ["Offset of field: ForceParams::rows"][::core::mem::offset_of!(ForceParams, rows) - 136usize];
-    ["Offset of field: ForceParams::reserved"][::core::mem::offset_of!(ForceParams, reserved) - 140usize];
+    ["Offset of field: ForceParams::next"][::core::mem::offset_of!(ForceParams, next) - 56usize];
+    ["Offset of field: ForceParams::requests"][::core::mem::offset_of!(ForceParams, requests) - 112usize];
+    ["Offset of field: ForceParams::counts"][::core::mem::offset_of!(ForceParams, counts) - 120usize];
+    ["Offset of field: ForceParams::logits"][::core::mem::offset_of!(ForceParams, logits) - 128usize];
+    ["Offset of field: ForceParams::lognorm"][::core::mem::offset_of!(ForceParams, lognorm) - 136usize];
+    ["Offset of field: ForceParams::log_probs"][::core::mem::offset_of!(ForceParams, log_probs) - 144usize];
+    ["Offset of field: ForceParams::order"][::core::mem::offset_of!(ForceParams, order) - 152usize];
+    ["Offset of field: ForceParams::logits_stride"][::core::mem::offset_of!(ForceParams, logits_stride) - 160usize];
+    ["Offset of field: ForceParams::lognorm_stride"][::core::mem::offset_of!(ForceParams, lognorm_stride) - 164usize];
+    ["Offset of field: ForceParams::token"][::core::mem::offset_of!(ForceParams, token) - 168usize];
+    ["Offset of field: ForceParams::step"][::core::mem::offset_of!(ForceParams, step) - 172usize];
+    ["Offset of field: ForceParams::rows"][::core::mem::offset_of!(ForceParams, rows) - 176usize];
+    ["Offset of field: ForceParams::reserved"][::core::mem::offset_of!(ForceParams, reserved) - 180usize];
 };
 #[doc = " Which row the i-th copy reads or writes: word i \\* stride of the list, or i itself when there is no list."]
 #[repr(C)]
@@ -381,6 +410,58 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
+pub struct MaskedParams {
+    #[doc = " beams before this level"]
+    pub now: BeamState,
+    #[doc = " RequestEntry\\[requests\\]"]
+    pub requests: u64,
+    #[doc = " u32\\[rows\\]"]
+    pub row_request: u64,
+    #[doc = " u32\\[4\\]: requests, end of the last row"]
+    pub counts: u64,
+    #[doc = " which children count"]
+    pub legal: Legality,
+    #[doc = " u16\\[nodes of the level\\]"]
+    pub codes: u64,
+    #[doc = " u32\\[nodes of the level above + 1\\]; level 0: of the root"]
+    pub first_child: u64,
+    #[doc = " f32\\[rows\\]\\[logits\\_stride\\]; at level 0 a row a request, else a row a beam"]
+    pub logits: u64,
+    #[doc = " f32\\[rows\\]\\[MASKED\\_NORMS\\], rows as those of \\`logits\\`"]
+    pub norms: u64,
+    #[doc = " f32\\[rows\\]\\[key\\_stride\\]: perturbed log-probability of each child of a beam of distinct samples"]
+    pub keys: u64,
+    #[doc = " u32\\[rows\\]: place of the child that an independent sequence took, EXPAND\\_NONE if none"]
+    pub draws: u64,
+    pub logits_stride: u32,
+    #[doc = " children that the widest node of the trie has"]
+    pub key_stride: u32,
+    pub level: u32,
+    #[doc = " 1 when requests that are not sampled need the log-normaliser too"]
+    pub normalizes: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MaskedParams"][::core::mem::size_of::<MaskedParams>() - 176usize];
+    ["Alignment of MaskedParams"][::core::mem::align_of::<MaskedParams>() - 8usize];
+    ["Offset of field: MaskedParams::now"][::core::mem::offset_of!(MaskedParams, now) - 0usize];
+    ["Offset of field: MaskedParams::requests"][::core::mem::offset_of!(MaskedParams, requests) - 56usize];
+    ["Offset of field: MaskedParams::row_request"][::core::mem::offset_of!(MaskedParams, row_request) - 64usize];
+    ["Offset of field: MaskedParams::counts"][::core::mem::offset_of!(MaskedParams, counts) - 72usize];
+    ["Offset of field: MaskedParams::legal"][::core::mem::offset_of!(MaskedParams, legal) - 80usize];
+    ["Offset of field: MaskedParams::codes"][::core::mem::offset_of!(MaskedParams, codes) - 112usize];
+    ["Offset of field: MaskedParams::first_child"][::core::mem::offset_of!(MaskedParams, first_child) - 120usize];
+    ["Offset of field: MaskedParams::logits"][::core::mem::offset_of!(MaskedParams, logits) - 128usize];
+    ["Offset of field: MaskedParams::norms"][::core::mem::offset_of!(MaskedParams, norms) - 136usize];
+    ["Offset of field: MaskedParams::keys"][::core::mem::offset_of!(MaskedParams, keys) - 144usize];
+    ["Offset of field: MaskedParams::draws"][::core::mem::offset_of!(MaskedParams, draws) - 152usize];
+    ["Offset of field: MaskedParams::logits_stride"][::core::mem::offset_of!(MaskedParams, logits_stride) - 160usize];
+    ["Offset of field: MaskedParams::key_stride"][::core::mem::offset_of!(MaskedParams, key_stride) - 164usize];
+    ["Offset of field: MaskedParams::level"][::core::mem::offset_of!(MaskedParams, level) - 168usize];
+    ["Offset of field: MaskedParams::normalizes"][::core::mem::offset_of!(MaskedParams, normalizes) - 172usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct ExpandParams {
     #[doc = " beams before this level"]
     pub now: BeamState,
@@ -404,6 +485,14 @@ pub struct ExpandParams {
     pub logits: u64,
     #[doc = " f32\\[rows\\]\\[lognorm\\_stride\\]"]
     pub lognorm: u64,
+    #[doc = " from expand\\_masked: f32\\[rows\\]\\[MASKED\\_NORMS\\]"]
+    pub norms: u64,
+    #[doc = " from expand\\_masked: f32\\[rows\\]\\[key\\_stride\\]"]
+    pub keys: u64,
+    #[doc = " from expand\\_masked: u32\\[rows\\]"]
+    pub draws: u64,
+    #[doc = " f32\\[steps\\]\\[rows\\]\\[2\\]: behaviour and raw log-probability of the token of that step and row"]
+    pub log_probs: u64,
     #[doc = " scratch: u32\\[rows\\]\\[4\\]: score, log-normaliser, first child, children"]
     pub parents: u64,
     #[doc = " scratch: u32\\[rows\\]\\[group\\_stride\\]\\[2\\]: best score, legal children"]
@@ -424,38 +513,46 @@ pub struct ExpandParams {
     pub run_stride: u32,
     pub logits_stride: u32,
     pub lognorm_stride: u32,
+    pub key_stride: u32,
     pub level: u32,
-    #[doc = " row capacity of the ancestor tables"]
+    #[doc = " row capacity of the ancestor and log-probability tables"]
     pub rows: u32,
+    pub reserved: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of ExpandParams"][::core::mem::size_of::<ExpandParams>() - 256usize];
+    ["Size of ExpandParams"][::core::mem::size_of::<ExpandParams>() - 328usize];
     ["Alignment of ExpandParams"][::core::mem::align_of::<ExpandParams>() - 8usize];
     ["Offset of field: ExpandParams::now"][::core::mem::offset_of!(ExpandParams, now) - 0usize];
-    ["Offset of field: ExpandParams::next"][::core::mem::offset_of!(ExpandParams, next) - 40usize];
-    ["Offset of field: ExpandParams::requests"][::core::mem::offset_of!(ExpandParams, requests) - 80usize];
-    ["Offset of field: ExpandParams::row_request"][::core::mem::offset_of!(ExpandParams, row_request) - 88usize];
-    ["Offset of field: ExpandParams::counts"][::core::mem::offset_of!(ExpandParams, counts) - 96usize];
-    ["Offset of field: ExpandParams::legal"][::core::mem::offset_of!(ExpandParams, legal) - 104usize];
-    ["Offset of field: ExpandParams::codes"][::core::mem::offset_of!(ExpandParams, codes) - 136usize];
-    ["Offset of field: ExpandParams::first_child"][::core::mem::offset_of!(ExpandParams, first_child) - 144usize];
-    ["Offset of field: ExpandParams::tokens"][::core::mem::offset_of!(ExpandParams, tokens) - 152usize];
-    ["Offset of field: ExpandParams::logits"][::core::mem::offset_of!(ExpandParams, logits) - 160usize];
-    ["Offset of field: ExpandParams::lognorm"][::core::mem::offset_of!(ExpandParams, lognorm) - 168usize];
-    ["Offset of field: ExpandParams::parents"][::core::mem::offset_of!(ExpandParams, parents) - 176usize];
-    ["Offset of field: ExpandParams::groups"][::core::mem::offset_of!(ExpandParams, groups) - 184usize];
-    ["Offset of field: ExpandParams::run_keys"][::core::mem::offset_of!(ExpandParams, run_keys) - 192usize];
-    ["Offset of field: ExpandParams::run_counts"][::core::mem::offset_of!(ExpandParams, run_counts) - 200usize];
-    ["Offset of field: ExpandParams::listed"][::core::mem::offset_of!(ExpandParams, listed) - 208usize];
-    ["Offset of field: ExpandParams::candidates"][::core::mem::offset_of!(ExpandParams, candidates) - 216usize];
-    ["Offset of field: ExpandParams::order"][::core::mem::offset_of!(ExpandParams, order) - 224usize];
-    ["Offset of field: ExpandParams::group_stride"][::core::mem::offset_of!(ExpandParams, group_stride) - 232usize];
-    ["Offset of field: ExpandParams::run_stride"][::core::mem::offset_of!(ExpandParams, run_stride) - 236usize];
-    ["Offset of field: ExpandParams::logits_stride"][::core::mem::offset_of!(ExpandParams, logits_stride) - 240usize];
-    ["Offset of field: ExpandParams::lognorm_stride"][::core::mem::offset_of!(ExpandParams, lognorm_stride) - 244usize];
-    ["Offset of field: ExpandParams::level"][::core::mem::offset_of!(ExpandParams, level) - 248usize];
-    ["Offset of field: ExpandParams::rows"][::core::mem::offset_of!(ExpandParams, rows) - 252usize];
+    ["Offset of field: ExpandParams::next"][::core::mem::offset_of!(ExpandParams, next) - 56usize];
+    ["Offset of field: ExpandParams::requests"][::core::mem::offset_of!(ExpandParams, requests) - 112usize];
+    ["Offset of field: ExpandParams::row_request"][::core::mem::offset_of!(ExpandParams, row_request) - 120usize];
+    ["Offset of field: ExpandParams::counts"][::core::mem::offset_of!(ExpandParams, counts) - 128usize];
+    ["Offset of field: ExpandParams::legal"][::core::mem::offset_of!(ExpandParams, legal) - 136usize];
+    ["Offset of field: ExpandParams::codes"][::core::mem::offset_of!(ExpandParams, codes) - 168usize];
+    ["Offset of field: ExpandParams::first_child"][::core::mem::offset_of!(ExpandParams, first_child) - 176usize];
+    ["Offset of field: ExpandParams::tokens"][::core::mem::offset_of!(ExpandParams, tokens) - 184usize];
+    ["Offset of field: ExpandParams::logits"][::core::mem::offset_of!(ExpandParams, logits) - 192usize];
+    ["Offset of field: ExpandParams::lognorm"][::core::mem::offset_of!(ExpandParams, lognorm) - 200usize];
+    ["Offset of field: ExpandParams::norms"][::core::mem::offset_of!(ExpandParams, norms) - 208usize];
+    ["Offset of field: ExpandParams::keys"][::core::mem::offset_of!(ExpandParams, keys) - 216usize];
+    ["Offset of field: ExpandParams::draws"][::core::mem::offset_of!(ExpandParams, draws) - 224usize];
+    ["Offset of field: ExpandParams::log_probs"][::core::mem::offset_of!(ExpandParams, log_probs) - 232usize];
+    ["Offset of field: ExpandParams::parents"][::core::mem::offset_of!(ExpandParams, parents) - 240usize];
+    ["Offset of field: ExpandParams::groups"][::core::mem::offset_of!(ExpandParams, groups) - 248usize];
+    ["Offset of field: ExpandParams::run_keys"][::core::mem::offset_of!(ExpandParams, run_keys) - 256usize];
+    ["Offset of field: ExpandParams::run_counts"][::core::mem::offset_of!(ExpandParams, run_counts) - 264usize];
+    ["Offset of field: ExpandParams::listed"][::core::mem::offset_of!(ExpandParams, listed) - 272usize];
+    ["Offset of field: ExpandParams::candidates"][::core::mem::offset_of!(ExpandParams, candidates) - 280usize];
+    ["Offset of field: ExpandParams::order"][::core::mem::offset_of!(ExpandParams, order) - 288usize];
+    ["Offset of field: ExpandParams::group_stride"][::core::mem::offset_of!(ExpandParams, group_stride) - 296usize];
+    ["Offset of field: ExpandParams::run_stride"][::core::mem::offset_of!(ExpandParams, run_stride) - 300usize];
+    ["Offset of field: ExpandParams::logits_stride"][::core::mem::offset_of!(ExpandParams, logits_stride) - 304usize];
+    ["Offset of field: ExpandParams::lognorm_stride"][::core::mem::offset_of!(ExpandParams, lognorm_stride) - 308usize];
+    ["Offset of field: ExpandParams::key_stride"][::core::mem::offset_of!(ExpandParams, key_stride) - 312usize];
+    ["Offset of field: ExpandParams::level"][::core::mem::offset_of!(ExpandParams, level) - 316usize];
+    ["Offset of field: ExpandParams::rows"][::core::mem::offset_of!(ExpandParams, rows) - 320usize];
+    ["Offset of field: ExpandParams::reserved"][::core::mem::offset_of!(ExpandParams, reserved) - 324usize];
 };
 #[doc = " x W^T of the rows that live now."]
 #[repr(C)]
@@ -785,6 +882,7 @@ pub const PARAMETER_BYTES: &[(&str, usize)] = &[
     ("ForceParams", size_of::<ForceParams>()),
     ("CopyParams", size_of::<CopyParams>()),
     ("EmbedParams", size_of::<EmbedParams>()),
+    ("MaskedParams", size_of::<MaskedParams>()),
     ("ExpandParams", size_of::<ExpandParams>()),
     ("HeadParams", size_of::<HeadParams>()),
     ("HeadMergeParams", size_of::<HeadMergeParams>()),
@@ -818,6 +916,11 @@ unsafe impl super::KernelParams for CopyParams {
 // SAFETY: made from the header that kernels include.
 unsafe impl super::KernelParams for EmbedParams {
     const NAME: &'static str = "EmbedParams";
+}
+
+// SAFETY: made from the header that kernels include.
+unsafe impl super::KernelParams for MaskedParams {
+    const NAME: &'static str = "MaskedParams";
 }
 
 // SAFETY: made from the header that kernels include.

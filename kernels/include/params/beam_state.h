@@ -15,6 +15,7 @@ typedef struct ForceParams {
     uint64_t counts;   /* u32[4]: requests, end of the last row */
     uint64_t logits;   /* f32[rows][logits_stride]: the token's logit in column 0; 0 when the token is not scored */
     uint64_t lognorm;  /* f32[rows][lognorm_stride]; 0 when the token is not scored */
+    uint64_t log_probs; /* f32[steps][rows][2] */
     uint64_t order;    /* scratch u64[rows][EXPAND_ORDER] */
     uint32_t logits_stride;
     uint32_t lognorm_stride;

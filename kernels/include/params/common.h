@@ -38,7 +38,14 @@ typedef struct BeamState {
     uint64_t token;     /* u32[rows] newest token */
     uint64_t live;      /* u32[requests] live beams of each request */
     uint64_t ancestors; /* u32[steps][rows] */
+    uint64_t log_prob;  /* f32[rows] sum of behaviour log-probabilities; of distinct samples only */
+    uint64_t key;       /* f32[rows] perturbed log-probability; of distinct samples only */
 } BeamState;
+
+/* How a request's children are chosen. */
+#define SAMPLING_NONE 0u
+#define SAMPLING_INDEPENDENT 1u
+#define SAMPLING_DISTINCT 2u
 
 /* One request of a cohort. */
 typedef struct RequestEntry {
@@ -46,6 +53,12 @@ typedef struct RequestEntry {
     uint32_t beams;     /* beam width */
     uint32_t first_row; /* its rows are first_row .. first_row + beams */
     uint32_t mask;      /* 1 + its mask slot; 0: it has none, and every node of the trie is allowed */
+    uint32_t sampling;  /* SAMPLING_NONE, .. */
+    uint32_t seed_low;
+    uint32_t seed_high;
+    float scale;    /* 1 / temperature */
+    float root_key; /* perturbed log-probability of the root, of distinct samples */
+    uint32_t reserved;
 } RequestEntry;
 
 /* A block of query rows that belong to one slot and stand one after another. */

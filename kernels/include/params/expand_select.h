@@ -13,6 +13,9 @@
 #define EXPAND_CANDIDATES 40u
 #define EXPAND_ORDER 2u
 
+/* The place of no child. */
+#define EXPAND_NONE 0xffffffffu
+
 typedef struct ExpandParams {
     BeamState now;        /* beams before this level */
     BeamState next;       /* beams after it */
@@ -25,6 +28,10 @@ typedef struct ExpandParams {
     uint64_t tokens;      /* u32[codes of the level] */
     uint64_t logits;      /* f32[rows][logits_stride]; at level 0 a row a request, else a row a beam */
     uint64_t lognorm;     /* f32[rows][lognorm_stride] */
+    uint64_t norms;       /* from expand_masked: f32[rows][MASKED_NORMS] */
+    uint64_t keys;        /* from expand_masked: f32[rows][key_stride] */
+    uint64_t draws;       /* from expand_masked: u32[rows] */
+    uint64_t log_probs;   /* f32[steps][rows][2]: behaviour and raw log-probability of the token of that step and row */
     uint64_t parents;     /* scratch: u32[rows][4]: score, log-normaliser, first child, children */
     uint64_t groups;      /* scratch: u32[rows][group_stride][2]: best score, legal children */
     uint64_t run_keys;    /* scratch: u64[rows][run_stride] */
@@ -36,6 +43,8 @@ typedef struct ExpandParams {
     uint32_t run_stride;   /* runs that it has */
     uint32_t logits_stride;
     uint32_t lognorm_stride;
+    uint32_t key_stride;
     uint32_t level;
-    uint32_t rows; /* row capacity of the ancestor tables */
+    uint32_t rows; /* row capacity of the ancestor and log-probability tables */
+    uint32_t reserved;
 } ExpandParams;

@@ -39,7 +39,7 @@ impl Rig {
         let level_tokens = case.codes.iter().map(&mut tokens).collect();
         let matrix = TensorView::owned("head", vec![vocabulary, HIDDEN], noise(77, vocabulary * HIDDEN));
         let whole_vocabulary = normalizer == Normalizer::Vocabulary;
-        let head = device.head_weight(&HeadSource { matrix, level_tokens, whole_vocabulary }).unwrap();
+        let head = device.head_weight(&HeadSource { matrix: matrix.into(), level_tokens, whole_vocabulary }).unwrap();
         device.plan_slots(slot_plan(8)).unwrap();
         let widest = usize::from(*case.codes.iter().max().unwrap());
         Rig {
@@ -60,13 +60,14 @@ impl Rig {
     }
 
     /// Scores of one hidden state in a device of its own.
-    fn alone(&mut self, x: &[f32], target: Target) -> (Vec<f32>, f32) {
+    fn alone(&mut self, x: &[f32], target: Target) -> (Vec<f32>, Option<f32>) {
         let request = CohortRequest { slot: 0, beams: 1, first_row: 0, ..CohortRequest::default() };
         self.device.write_cohort(self.lane, &Cohort { requests: vec![request] }).unwrap();
         write(&mut self.device, self.x, 0, x);
         self.head(Rows::Requests(self.lane), target);
         let columns = self.device.weights.heads[0].columns(target);
-        (read(&self.device, self.logits, 0)[..columns].to_vec(), read(&self.device, self.lognorm, 0)[0])
+        let lognorm = (self.normalizer != Normalizer::Legal).then(|| read(&self.device, self.lognorm, 0)[0]);
+        (read(&self.device, self.logits, 0)[..columns].to_vec(), lognorm)
     }
 }
 
@@ -94,6 +95,7 @@ fn search(kind: Device32, case: &Case, normalizer: Normalizer, wishes: &[Wish]) 
         let target = if level < depth { Target::Level(level) } else { Target::Token(END) };
         rig.head(if level == 0 { Rows::Requests(lane) } else { Rows::Beams(lane) }, target);
         if level < depth {
+            let lognorm = (normalizer != Normalizer::Legal).then_some(lognorm);
             rig.device.expand_select(&ExpandArgs { lane, trie, head, level, logits, lognorm }).unwrap();
         } else {
             let scored = Some((logits.columns(0, 1), lognorm));
@@ -115,7 +117,7 @@ fn check(kind: Device32, case: &Case, normalizer: Normalizer) {
         if normalizer == Normalizer::Vocabulary {
             for (sid, score) in &mut beams {
                 let (logit, lognorm) = alone.alone(&hidden(wish.seed, sid), Target::Token(END));
-                *score += logit[0] - lognorm;
+                *score += logit[0] - lognorm.unwrap();
             }
             // Stable: equal scores stay in the order of their ranks.
             beams.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap());
@@ -133,7 +135,7 @@ proptest! {
     fn head_and_selection_equal_brute_force(case in cases(), threads in 1usize..3, bf16: bool) {
         let compute = if bf16 { Dtype::Bf16 } else { Dtype::F32 };
         for isa in sets() {
-            for normalizer in [Normalizer::Vocabulary, Normalizer::Level] {
+            for normalizer in [Normalizer::Vocabulary, Normalizer::Level, Normalizer::Legal] {
                 check((isa, compute, threads), &case, normalizer);
             }
         }
@@ -159,11 +161,11 @@ fn a_poisoned_request_neither_panics_nor_touches_its_neighbour() {
         }
         let (lane, trie, head, logits, lognorm) = (rig.lane, rig.trie, rig.head, rig.logits, rig.lognorm);
         rig.head(if level == 0 { Rows::Requests(lane) } else { Rows::Beams(lane) }, Target::Level(level));
-        rig.device.expand_select(&ExpandArgs { lane, trie, head, level, logits, lognorm }).unwrap();
+        rig.device.expand_select(&ExpandArgs { lane, trie, head, level, logits, lognorm: Some(lognorm) }).unwrap();
     }
     let beams = rig.device.read_beams(rig.lane).unwrap();
     // All of the poisoned request's scores are negative infinity, so ranks and codes alone decide.
-    let expected: Vec<Beam> = (0..3).map(|leaf| Beam { leaf, score: f32::NEG_INFINITY }).collect();
+    let expected: Vec<Beam> = (0..3).map(|leaf| Beam { leaf, score: f32::NEG_INFINITY, ..Beam::default() }).collect();
     assert_eq!(beams[0], expected);
     assert!(beams[1].iter().all(|beam| beam.score.is_finite()));
 }

@@ -194,7 +194,9 @@ impl Rig {
             embedding: d.embedding(&net.embedding.view()).unwrap(),
             layers,
             last_norm: vector(d, &net.last_norm),
-            head: d.head_weight(&HeadSource { matrix: net.head.view(), level_tokens, whole_vocabulary: true }).unwrap(),
+            head: d
+                .head_weight(&HeadSource { matrix: net.head.view().into(), level_tokens, whole_vocabulary: true })
+                .unwrap(),
             trie: d.trie(&catalog).unwrap(),
             rope: d.rope(&RopeSource { positions: POSITIONS, cos: net.cos.clone(), sin: net.sin.clone() }).unwrap(),
             pool: d.kv_pool(kv).unwrap(),
@@ -315,7 +317,7 @@ impl Rig {
             };
             let (target, normalizer) = (Target::Level(level), Normalizer::Vocabulary);
             self.device.head(&HeadArgs { rows, x, head, target, normalizer, logits, lognorm }).unwrap();
-            self.device.expand_select(&ExpandArgs { lane, trie, head, level, logits, lognorm }).unwrap();
+            self.device.expand_select(&ExpandArgs { lane, trie, head, level, logits, lognorm: Some(lognorm) }).unwrap();
         }
         self.device.read_beams(lane).unwrap()
     }

@@ -267,7 +267,9 @@ impl Rig {
                 .collect(),
             decoder_norm: vector(d, &net.decoder_norm),
             decoder_bias: bias(d, &net.decoder_bias),
-            head: d.head_weight(&HeadSource { matrix: net.head.view(), level_tokens, whole_vocabulary: true }).unwrap(),
+            head: d
+                .head_weight(&HeadSource { matrix: net.head.view().into(), level_tokens, whole_vocabulary: true })
+                .unwrap(),
             trie: d.trie(&catalog).unwrap(),
             history: d.kv_pool(kv(9, 16)).unwrap(),
             prefix: d.kv_pool(kv(3, 4)).unwrap(),
@@ -418,7 +420,9 @@ impl Rig {
             let normalizer = Normalizer::Vocabulary;
             self.device.head(&HeadArgs { rows, x, head, target, normalizer, logits, lognorm }).unwrap();
             if step < DEPTH {
-                self.device.expand_select(&ExpandArgs { lane, trie, head, level: step, logits, lognorm }).unwrap();
+                self.device
+                    .expand_select(&ExpandArgs { lane, trie, head, level: step, logits, lognorm: Some(lognorm) })
+                    .unwrap();
             } else {
                 let scored = Some((logits, lognorm));
                 self.device.force_token(&ForceArgs { lane, token: END, step, scored }).unwrap();

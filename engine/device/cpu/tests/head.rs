@@ -3,7 +3,8 @@
 use super::{assert_close, cohort_plan, devices, noise, read, rounded, slot_plan, write};
 use crate::device::cpu::CpuDevice;
 use crate::device::{
-    Cohort, CohortRequest, Device, DeviceError, Dtype, Head, HeadArgs, HeadSource, Normalizer, Rows, Target, Tensor,
+    Cohort, CohortRequest, Device, DeviceError, Dtype, Head, HeadArgs, HeadMatrix, HeadSource, Normalizer, Rows,
+    Target, Tensor,
 };
 use crate::export::TensorView;
 
@@ -26,7 +27,7 @@ impl Rig {
     fn new(mut device: CpuDevice, rows: usize, vocabulary: usize, levels: &[Vec<u32>], whole: bool) -> Rig {
         let compute = device.facts().compute;
         let matrix = TensorView::owned("head", vec![vocabulary, HIDDEN], weights(vocabulary));
-        let source = HeadSource { matrix, level_tokens: levels.to_vec(), whole_vocabulary: whole };
+        let source = HeadSource { matrix: matrix.into(), level_tokens: levels.to_vec(), whole_vocabulary: whole };
         let head = device.head_weight(&source).unwrap();
         device.plan_slots(slot_plan(1)).unwrap();
         let lane = device.cohort_lane(cohort_plan(rows, 3)).unwrap();
@@ -52,7 +53,7 @@ impl Rig {
         let Rig { lane, head, x: input, logits, lognorm, .. } = *self;
         let rows = Rows::Requests(lane);
         self.device.head(&HeadArgs { rows, x: input, head, target, normalizer, logits, lognorm }).unwrap();
-        let columns = self.device.weights.heads[0].columns(target);
+        let columns = self.device.weights.heads[head.0 as usize].columns(target);
         (0..x.len())
             .map(|row| (read(&self.device, logits, row)[..columns].to_vec(), read(&self.device, lognorm, row)[0]))
             .collect()
@@ -89,7 +90,7 @@ fn check(vocabulary: usize, levels: &[Vec<u32>], rows: usize) {
                     assert_close(&what, logits, &expected, 2e-5);
                     let norm = match normalizer {
                         Normalizer::Vocabulary => log_sum_exp(all.iter().copied()),
-                        Normalizer::Level => log_sum_exp(expected.iter().copied()),
+                        Normalizer::Level | Normalizer::Legal => log_sum_exp(expected.iter().copied()),
                     };
                     assert_close(&what, &[*lognorm], &[norm], 2e-5);
                     assert!(logits.iter().all(|logit| logit <= lognorm), "{what}: a log-probability above 0");
@@ -149,10 +150,51 @@ fn a_head_without_the_vocabulary_has_its_levels_only() {
 }
 
 #[test]
+fn a_head_of_a_matrix_a_level() {
+    let codes = [70usize, 3, 600];
+    let matrix = |(level, &codes): (usize, &usize)| {
+        TensorView::owned("head", vec![codes, HIDDEN], noise(30 + level as u64, codes * HIDDEN))
+    };
+    for device in devices(2) {
+        let compute = device.facts().compute;
+        // All levels speak the same tokens, which must not make them one.
+        let level_tokens: Vec<Vec<u32>> = codes.iter().map(|&codes| (0..codes as u32).collect()).collect();
+        let mut rig = Rig::new(device, 5, 700, &level_tokens, false);
+        let matrices = HeadMatrix::PerLevel(codes.iter().enumerate().map(matrix).collect());
+        let source = HeadSource { matrix: matrices, level_tokens, whole_vocabulary: false };
+        rig.head = rig.device.head_weight(&source).unwrap();
+        let x: Vec<Vec<f32>> = (0..5).map(|row| noise(row + 100, HIDDEN)).collect();
+        for (level, &codes) in codes.iter().enumerate() {
+            let weights = noise(30 + level as u64, codes * HIDDEN);
+            for (row, (logits, lognorm)) in rig.run(&x, Target::Level(level), Normalizer::Level).iter().enumerate() {
+                let product = |w: &[f32]| {
+                    let terms = w.iter().zip(&x[row]);
+                    terms.map(|(&w, &x)| f64::from(rounded(compute, w)) * f64::from(rounded(compute, x))).sum()
+                };
+                let expected: Vec<f64> = weights.chunks(HIDDEN).map(product).collect();
+                assert_close(&format!("level {level}, row {row}"), logits, &expected, 2e-5);
+                assert_close("normaliser", &[*lognorm], &[log_sum_exp(expected.iter().copied())], 2e-5);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_matrix_of_another_shape_than_its_level_is_named() {
+    let mut device = devices(1).next().unwrap();
+    let matrix = |name: &str, rows| TensorView::owned(name, vec![rows, 4], vec![0.0; rows * 4]);
+    let matrices = HeadMatrix::PerLevel(vec![matrix("heads.0", 2), matrix("heads.1", 3)]);
+    let level_tokens = vec![vec![1, 2], vec![3, 4]];
+    let error =
+        device.head_weight(&HeadSource { matrix: matrices, level_tokens, whole_vocabulary: false }).unwrap_err();
+    assert_eq!(error.to_string(), "weight heads.1: the head of level 1 is [2, 4], not [3, 4]");
+}
+
+#[test]
 fn a_token_beyond_the_vocabulary_is_named() {
     let mut device = devices(1).next().unwrap();
     let matrix = TensorView::owned("lm_head.weight", vec![10, 4], vec![0.0; 40]);
-    let source = HeadSource { matrix, level_tokens: vec![vec![1], vec![2, 10]], whole_vocabulary: true };
+    let source = HeadSource { matrix: matrix.into(), level_tokens: vec![vec![1], vec![2, 10]], whole_vocabulary: true };
     let error = device.head_weight(&source).unwrap_err();
     assert!(matches!(&error, DeviceError::BadWeight { .. }));
     assert_eq!(error.to_string(), "weight lm_head.weight: level 1, code 1: token 10 of 10");

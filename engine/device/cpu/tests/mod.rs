@@ -6,6 +6,7 @@ mod encoder_decoder;
 mod head;
 mod naive;
 mod rows;
+mod sampling;
 mod search;
 
 use half::bf16;

@@ -7,8 +7,12 @@ use proptest::prelude::*;
 
 use super::{cohort_plan, sets, slot_plan, write};
 use crate::catalog::{Catalog, CatalogBuilder, NewItem, NodeMask};
+use crate::device::cpu::legal::Legal;
+use crate::device::cpu::masked::Masked;
 use crate::device::cpu::{CpuDevice, Isa};
-use crate::device::{Beam, Cohort, CohortLane, CohortRequest, Device, Dtype, ExpandArgs, Head, HeadSource, TrieId};
+use crate::device::{
+    Beam, Cohort, CohortLane, CohortRequest, Device, Dtype, ExpandArgs, Head, HeadSource, Normalizer, TrieId,
+};
 use crate::export::TensorView;
 
 /// A set of semantic IDs as a catalogue.
@@ -58,7 +62,7 @@ pub(super) fn hash(seed: u64, words: &[u16]) -> u64 {
 }
 
 /// The logits of a beam's next level: a function of its request and prefix.
-fn logits_of(case: &Case, seed: u64, prefix: &[u16]) -> Vec<f32> {
+pub(super) fn logits_of(case: &Case, seed: u64, prefix: &[u16]) -> Vec<f32> {
     let codes = case.codes[prefix.len()];
     let value = |code| {
         let mut words = prefix.to_vec();
@@ -74,11 +78,26 @@ fn lognorm_of(logits: &[f32]) -> f32 {
     logits.iter().map(|&logit| f64::from(logit).exp()).sum::<f64>().ln() as f32
 }
 
+/// The normaliser over the legal children of `prefix`, whose places are those among all its children.
+fn legal_lognorm(case: &Case, allowed: &BTreeSet<Vec<u16>>, prefix: &[u16], logits: &[f32]) -> f32 {
+    let codes_in = |sids: &BTreeSet<Vec<u16>>| -> BTreeSet<u16> {
+        let below = sids.range(prefix.to_vec()..).take_while(|sid| sid.starts_with(prefix));
+        below.map(|sid| sid[prefix.len()]).collect()
+    };
+    let codes: Vec<u16> = codes_in(&case.sids).into_iter().collect();
+    let legal = codes_in(allowed);
+    let banned: Vec<u32> =
+        (0..).zip(&codes).filter(|(_, code)| !legal.contains(code)).map(|(place, _)| place).collect();
+    let mut masked = Masked::default();
+    masked.gather(Legal { mask: None, banned: &banned }, 0..codes.len() as u32, (&codes, logits));
+    masked.max() + masked.log_sum(1.0)
+}
+
 /// The search as its definition says it: every child of every beam, sorted.
 pub(super) fn brute_force(
     case: &Case,
     wish: &Wish,
-    scores: impl Fn(&[u16]) -> (Vec<f32>, f32),
+    scores: impl Fn(&[u16]) -> (Vec<f32>, Option<f32>),
 ) -> Vec<(Vec<u16>, f32)> {
     let allowed = wish.allowed.as_ref().unwrap_or(&case.sids);
     let allowed = allowed.iter().filter(|sid| !wish.banned.contains(sid)).cloned().collect::<BTreeSet<_>>();
@@ -87,6 +106,7 @@ pub(super) fn brute_force(
         let mut children = Vec::new();
         for (rank, (prefix, score)) in beams.iter().enumerate() {
             let (logits, lognorm) = scores(prefix);
+            let lognorm = lognorm.unwrap_or_else(|| legal_lognorm(case, &allowed, prefix, &logits));
             for (code, logit) in logits.iter().enumerate() {
                 let mut child = prefix.clone();
                 child.push(code as u16);
@@ -136,8 +156,14 @@ fn cohort_of(trie: &Trie, case: &Case, wishes: &[Wish]) -> Cohort {
     let mut request = |(slot, wish): (u32, &Wish)| {
         let first_row = next + wish.gap;
         next = first_row + wish.beams;
-        let mask = wish.allowed.is_some().then_some(slot);
-        CohortRequest { slot, beams: wish.beams, first_row, banned_nodes: banned_nodes(trie, case, wish), mask }
+        CohortRequest {
+            slot,
+            beams: wish.beams,
+            first_row,
+            banned_nodes: banned_nodes(trie, case, wish),
+            mask: wish.allowed.is_some().then_some(slot),
+            ..CohortRequest::default()
+        }
     };
     Cohort { requests: (0..).zip(wishes).map(&mut request).collect() }
 }
@@ -153,11 +179,16 @@ fn head_of(device: &mut CpuDevice, codes: &[u16]) -> Head {
         })
         .collect();
     let matrix = TensorView::owned("head", vec![first as usize, 1], vec![0.0; first as usize]);
-    device.head_weight(&HeadSource { matrix, level_tokens, whole_vocabulary: false }).unwrap()
+    device.head_weight(&HeadSource { matrix: matrix.into(), level_tokens, whole_vocabulary: false }).unwrap()
 }
 
 /// Runs the selection with given logits and checks the beam state on the way.
-fn select(isa: Isa, threads: usize, case: &Case, wishes: &[Wish]) -> Vec<Vec<(Vec<u16>, f32)>> {
+fn select(
+    isa: Isa,
+    threads: usize,
+    case: &Case,
+    (normalizer, wishes): (Normalizer, &[Wish]),
+) -> Vec<Vec<(Vec<u16>, f32)>> {
     let trie = trie_of(&case.codes, &case.sids);
     let mut device = CpuDevice::new(isa, Dtype::F32, threads).unwrap();
     let rows = wishes.iter().map(|wish| wish.gap + wish.beams).sum::<u32>() as usize;
@@ -182,6 +213,7 @@ fn select(isa: Isa, threads: usize, case: &Case, wishes: &[Wish]) -> Vec<Vec<(Ve
                 write(&mut device, lognorm, at, &[lognorm_of(&values)]);
             }
         }
+        let lognorm = (normalizer == Normalizer::Level).then_some(lognorm);
         device.expand_select(&ExpandArgs { lane, trie: handle, head, level, logits, lognorm }).unwrap();
         let cohort = &device.lanes.cohorts[0];
         for request in &cohort.requests {
@@ -201,22 +233,22 @@ fn select(isa: Isa, threads: usize, case: &Case, wishes: &[Wish]) -> Vec<Vec<(Ve
     device.read_beams(lane).unwrap().iter().map(|beams| beams.iter().map(leaf).collect()).collect()
 }
 
+/// Both normalisers, each against brute force.
 fn check(case: &Case) {
-    let expected: Vec<_> = case
-        .wishes
-        .iter()
-        .map(|wish| {
+    for normalizer in [Normalizer::Level, Normalizer::Legal] {
+        let list = |wish: &Wish| {
             brute_force(case, wish, |prefix| {
                 let logits = logits_of(case, wish.seed, prefix);
-                let lognorm = lognorm_of(&logits);
+                let lognorm = (normalizer == Normalizer::Level).then(|| lognorm_of(&logits));
                 (logits, lognorm)
             })
-        })
-        .collect();
-    for (isa, threads) in [(Isa::Scalar, 1), (sets().last().unwrap(), 2)] {
-        assert_eq!(select(isa, threads, case, &case.wishes), expected, "{isa:?}");
-        let alone = select(isa, threads, case, &case.wishes[..1]);
-        assert_eq!(alone[0], expected[0], "{isa:?}, alone");
+        };
+        let expected: Vec<_> = case.wishes.iter().map(list).collect();
+        for (isa, threads) in [(Isa::Scalar, 1), (sets().last().unwrap(), 2)] {
+            assert_eq!(select(isa, threads, case, (normalizer, &case.wishes)), expected, "{isa:?} {normalizer:?}");
+            let alone = select(isa, threads, case, (normalizer, &case.wishes[..1]));
+            assert_eq!(alone[0], expected[0], "{isa:?} {normalizer:?}, alone");
+        }
     }
 }
 

@@ -35,6 +35,7 @@ impl CudaDevice {
             counts: view.requests_count,
             logits: 0,
             lognorm: 0,
+            log_probs: view.log_probs,
             order: self.scratch.expand.order,
             logits_stride: 0,
             lognorm_stride: 0,

@@ -1,16 +1,18 @@
-//! One level of the search: `expand_scan` looks at every child, `expand_finish` keeps the best and writes the next beams.
+//! One level of the search: `expand_masked` normalises over legal children and draws from them where that is asked for, `expand_scan` looks at every child, `expand_finish` keeps the best and writes the next beams.
 
-use sidereal_ffi::params::{ExpandParams, Legality};
+use sidereal_ffi::params::{ExpandParams, Legality, MaskedParams};
 
 use super::super::CudaDevice;
 use super::super::driver::{Kernel, Shape};
 use super::super::memory::{Memory, Purpose};
 use crate::device::{CohortPlan, DeviceError, ExpandArgs, Queue};
 
+const MASKED: Kernel = Kernel { module: "expand_masked", name: "expand_masked", dynamic_shared: 0 };
 const SCAN: Kernel = Kernel { module: "expand_select", name: "expand_scan", dynamic_shared: 0 };
 const FINISH: Kernel = Kernel { module: "expand_select", name: "expand_finish", dynamic_shared: 0 };
-pub(super) const KERNELS: [Kernel; 2] = [SCAN, FINISH];
+pub(super) const KERNELS: [Kernel; 3] = [MASKED, SCAN, FINISH];
 
+const MASKED_THREADS: u32 = 256;
 const FINISH_THREADS: u32 = 1024;
 /// Most warps of a block of `expand_scan`, each with a run of children.
 const SCAN_WARPS: usize = 8;
@@ -20,12 +22,17 @@ const RUN: usize = 8 * GROUP;
 const LISTED: usize = 10;
 const CANDIDATES: usize = 40;
 const ORDER: usize = 2;
+// As in kernels/include/params/expand_masked.h.
+const NORMS: usize = 4;
 
 /// Memory between the two kernels, and for the order of a forced token's beams. All cohort lanes share it: their operations run
 /// one after another on the search queue.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::device::cuda) struct Scratch {
     room: Room,
+    norms: u64,      // f32[rows][NORMS]
+    keys: u64,       // f32[rows][children of the widest node]
+    draws: u64,      // u32[rows]
     parents: u64,    // u32[rows][4]
     groups: u64,     // u32[rows][groups of the widest node][2]
     run_keys: u64,   // u64[rows][runs of the widest node]
@@ -62,6 +69,9 @@ impl Scratch {
         };
         Ok(Scratch {
             room,
+            norms: part("normalisers over legal children", rows, NORMS * word)?,
+            keys: part("perturbed log-probabilities", rows, widest * word)?,
+            draws: part("drawn children", rows, word)?,
             parents: part("beams as parents", rows, 4 * word)?,
             groups: part("groups of children", rows, groups * 2 * word)?,
             run_keys: part("runs of children", rows, runs * key)?,
@@ -120,6 +130,28 @@ impl CudaDevice {
         let rows = if args.level == 0 { lane.extent.requests } else { lane.extent.rows };
         assert!(args.logits.cols >= known, "{op}: {} logit columns for {known} codes", args.logits.cols);
         let (view, scratch) = (lane.view(), self.scratch.expand);
+        let (logits, logits_stride) = (self.place(op, args.logits, rows, args.logits.cols), args.logits.stride as u32);
+        let (lognorm, lognorm_stride) = match args.lognorm {
+            Some(lognorm) => (self.place(op, lognorm, rows, 1), lognorm.stride as u32),
+            None => (scratch.norms, NORMS as u32),
+        };
+        let masked = MaskedParams {
+            now: lane.now().into(),
+            requests: view.requests,
+            row_request: view.row_request,
+            counts: view.requests_count,
+            legal: self.legality(args),
+            codes: level.codes,
+            first_child: level.first_child,
+            logits,
+            norms: scratch.norms,
+            keys: scratch.keys,
+            draws: scratch.draws,
+            logits_stride,
+            key_stride: scratch.room.widest as u32,
+            level: args.level as u32,
+            normalizes: u32::from(args.lognorm.is_none()),
+        };
         let params = ExpandParams {
             now: lane.now().into(),
             next: lane.next().into(),
@@ -130,8 +162,12 @@ impl CudaDevice {
             codes: level.codes,
             first_child: level.first_child,
             tokens: tokens.address,
-            logits: self.place(op, args.logits, rows, args.logits.cols),
-            lognorm: self.place(op, args.lognorm, rows, 1),
+            logits,
+            lognorm,
+            norms: scratch.norms,
+            keys: scratch.keys,
+            draws: scratch.draws,
+            log_probs: view.log_probs,
             parents: scratch.parents,
             groups: scratch.groups,
             run_keys: scratch.run_keys,
@@ -141,16 +177,21 @@ impl CudaDevice {
             order: scratch.order,
             group_stride: scratch.room.widest.div_ceil(GROUP) as u32,
             run_stride: scratch.room.widest.div_ceil(RUN) as u32,
-            logits_stride: args.logits.stride as u32,
-            lognorm_stride: args.lognorm.stride as u32,
+            logits_stride,
+            lognorm_stride,
+            key_stride: scratch.room.widest as u32,
             level: args.level as u32,
             rows: lane.plan.rows as u32,
+            reserved: 0,
         };
         let runs = level.widest.div_ceil(RUN);
         let shape = |grid: [usize; 2], threads| {
             let [x, y] = grid.map(|count| count as u32);
             Shape { queue: Queue::Search, grid: [x, y, 1], threads, dynamic_shared: 0 }
         };
+        if args.lognorm.is_none() || lane.extent.sampled {
+            self.launch(&MASKED, shape([lane.extent.rows, 1], MASKED_THREADS), masked)?;
+        }
         let warps = runs.clamp(1, SCAN_WARPS);
         self.launch(&SCAN, shape([rows, runs.div_ceil(warps)], 32 * warps as u32), params)?;
         self.launch(&FINISH, shape([lane.extent.requests, 1], FINISH_THREADS), params)

@@ -2,7 +2,8 @@
 //!
 //! The vocabulary is one packed weight, cut into *parts*: one a level, its columns in code order, and one for the tokens of no
 //! level. A part begins at a multiple of 64 columns, so that each (maximum, sum) belongs to one part. Levels may repeat tokens:
-//! a column whose token was already packed does not count again in the vocabulary's log-sum-exp.
+//! a column whose token was already packed does not count again in the vocabulary's log-sum-exp. A head of a matrix a level is
+//! such parts alone.
 //!
 //! A row's 64-column partials lie in scratch between the two kernels: at 1,024 rows and 176,000 tokens 22 MB, where the logits
 //! would take 720 MB.
@@ -17,7 +18,7 @@ use crate::device::cuda::driver::{Kernel, Shape};
 use crate::device::cuda::memory::{Memory, Purpose};
 use crate::device::cuda::pack::{GROUP, Packing};
 use crate::device::cuda::weights::{TokenList, token_lists};
-use crate::device::{DeviceError, Dtype, HeadArgs, HeadSource, Normalizer, Queue, Target, expect_matrix};
+use crate::device::{DeviceError, Dtype, HeadArgs, HeadMatrix, HeadSource, Normalizer, Queue, Target};
 
 const BF16: [Tile; 3] = [
     Tile::wide("head", "head_bf16_wide"),
@@ -66,7 +67,7 @@ impl PackedHead {
                 first..first + self.level_tokens[level].count
             }
             Target::Token(token) => {
-                let column = layout.place[token as usize].unwrap_or_else(|| {
+                let column = layout.place.get(token as usize).copied().flatten().unwrap_or_else(|| {
                     panic!("head: token {token} is not packed: the whole vocabulary was not asked for")
                 });
                 column as usize..column as usize + 1
@@ -75,10 +76,10 @@ impl PackedHead {
     }
 }
 
-/// Which token each packed column stands for.
+/// Which token, or which code of a level's own matrix, each packed column stands for.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Layout {
-    columns: Vec<Option<u32>>, // padding has no token
+    columns: Vec<Option<u32>>, // padding has none
     counted: Vec<bool>,        // [columns]: the token's first column
     parts: Vec<Range<usize>>,  // of columns, with their padding
     level_part: Vec<usize>,    // [levels]
@@ -103,6 +104,18 @@ impl Layout {
         layout
     }
 
+    /// Lays out levels that have a matrix each, of so many codes.
+    fn per_level(codes: impl Iterator<Item = usize>) -> Layout {
+        let mut layout = Layout::default();
+        for codes in codes {
+            layout.columns.extend((0..codes as u32).map(Some));
+            layout.counted.resize(layout.columns.len(), true);
+            let part = layout.end_part();
+            layout.level_part.push(part);
+        }
+        layout
+    }
+
     /// Appends a part and returns its number.
     fn add(&mut self, tokens: &[u32]) -> usize {
         let first = self.columns.len();
@@ -112,6 +125,12 @@ impl Layout {
             self.counted.push(place.is_none());
             place.get_or_insert(column);
         }
+        self.end_part()
+    }
+
+    /// Pads the columns behind the last part, which are one, and returns its number.
+    fn end_part(&mut self) -> usize {
+        let first = self.parts.last().map_or(0, |part| part.end);
         let end = self.columns.len().next_multiple_of(PARTIAL_COLUMNS);
         self.columns.resize(end, None);
         self.counted.resize(end, false);
@@ -132,21 +151,27 @@ pub(in crate::device::cuda) fn pack(
     compute: Dtype,
     source: &HeadSource,
 ) -> Result<PackedHead, DeviceError> {
-    let matrix = &source.matrix;
-    expect_matrix(matrix, "a head is [vocabulary, hidden]")?;
-    for (level, tokens) in source.level_tokens.iter().enumerate() {
-        if let Some((code, token)) = tokens.iter().enumerate().find(|(_, token)| **token as usize >= matrix.rows()) {
-            let reason = format!("level {level}, code {code}: token {token} of {}", matrix.rows());
-            return Err(DeviceError::BadWeight { name: matrix.name().to_owned(), reason });
+    source.check()?;
+    let (layout, matrices) = match &source.matrix {
+        HeadMatrix::Shared(matrix) => {
+            let layout = Layout::new(matrix.rows(), &source.level_tokens, source.whole_vocabulary);
+            (layout, std::slice::from_ref(matrix))
         }
-    }
-    let layout = Layout::new(matrix.rows(), &source.level_tokens, source.whole_vocabulary);
-    let packing = Packing { compute, n: layout.columns.len(), k: matrix.cols(), gated: false };
-    let weight =
-        Packed::upload(memory, matrix.name().to_owned(), packing, |column, out| match layout.columns[column] {
-            Some(token) => matrix.read_row(token as usize, out),
-            None => out.fill(0.0),
-        })?;
+        HeadMatrix::PerLevel(matrices) => {
+            (Layout::per_level(matrices.iter().map(|matrix| matrix.rows())), &matrices[..])
+        }
+    };
+    let packing = Packing { compute, n: layout.columns.len(), k: matrices[0].cols(), gated: false };
+    // All parts are of one matrix, or each is a level's of its own.
+    let matrix_of = |column| match matrices {
+        [matrix] => matrix,
+        _ => &matrices[layout.parts.partition_point(|part| part.end <= column)],
+    };
+    let name = matrices[0].name().to_owned();
+    let weight = Packed::upload(memory, name, packing, |column, out| match layout.columns[column] {
+        Some(row) => matrix_of(column).read_row(row as usize, out),
+        None => out.fill(0.0),
+    })?;
     let mut upload = |what: &str, masks: Vec<u32>| {
         memory.holding(Purpose::Weights, format!("{what} columns of the head"), bytemuck::cast_slice(&masks))
     };
@@ -188,7 +213,7 @@ impl CudaDevice {
                 assert!(whole, "head: the vocabulary's normaliser needs a head packed with the whole vocabulary");
                 (0..head.layout.columns.len(), head.counted)
             }
-            Normalizer::Level => {
+            Normalizer::Level | Normalizer::Legal => {
                 let part = head.layout.parts.iter().find(|part| part.contains(&wanted.start));
                 (part.expect("a wanted column lies in a part").clone(), head.present)
             }
@@ -226,6 +251,9 @@ impl CudaDevice {
         };
         let tile = self.tile((&F32, &BF16), &rows, groups);
         self.launch(&tile.kernel, tile.shape(&rows, groups), params)?;
+        if args.normalizer == Normalizer::Legal {
+            return Ok(());
+        }
         let grid = [rows.bucket as u32, 1, 1];
         self.launch(&MERGE, Shape { queue: rows.queue, grid, threads: MERGE_THREADS, dynamic_shared: 0 }, merge)
     }

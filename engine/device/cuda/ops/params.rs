@@ -8,8 +8,8 @@ use super::super::slots::SegmentTable;
 
 impl From<StateView> for BeamState {
     fn from(view: StateView) -> BeamState {
-        let StateView { node, score, token, live, ancestors } = view;
-        BeamState { node, score, token, live, ancestors }
+        let StateView { node, score, token, live, ancestors, log_prob, key } = view;
+        BeamState { node, score, token, live, ancestors, log_prob, key }
     }
 }
 

@@ -49,7 +49,7 @@ pub fn snapshots(which: usize) -> &'static [Arc<Snapshot>] {
 pub fn searcher(which: usize, rows: usize, device: &mut dyn Device) -> Searcher {
     let (manifest, catalog) = export(which);
     let head = TensorView::owned("head", vec![1, 1], vec![0.0]);
-    Searcher::load(SearchPlan::new(manifest).unwrap(), manifest, &head, catalog, rows, device).unwrap()
+    Searcher::load(SearchPlan::new(manifest), manifest, head.into(), catalog, rows, device).unwrap()
 }
 
 const TENSOR: Tensor = Tensor { buffer: 0, rows: 0, first_col: 0, cols: 0, stride: 0, dtype: Dtype::F32 };

@@ -192,6 +192,8 @@ impl Simulation {
                 top: 1,
                 max_items_per_sid: None,
                 with_text: false,
+                sampling: None,
+                log_probs: false,
                 denied: Vec::new(),
                 banned_nodes: vec![vec![id as u32]],
                 allowed: snapshot.allowed(None).unwrap().cloned(),

@@ -116,7 +116,7 @@ impl Scenario {
                 prefix,
                 stages: 2,
                 levels: manifest.levels().len(),
-                steps: SearchPlan::new(manifest).unwrap().steps(),
+                steps: SearchPlan::new(manifest).steps(),
             },
             temper: Temper { launch_ns: 100_000, token_ns: 1_000, row_ns: 500, ..Temper::default() },
             prefill_tokens,

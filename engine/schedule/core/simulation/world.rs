@@ -436,7 +436,7 @@ impl World {
         let mut beams = Vec::new();
         for Member { id, .. } in run.members {
             assert!(self.known[id].read.replace(now).is_none(), "request {id} is searched twice");
-            beams.push(vec![Beam { leaf: id as u32, score: -1.0 }]);
+            beams.push(vec![Beam { leaf: id as u32, score: -1.0, ..Beam::default() }]);
         }
         Ok(beams)
     }

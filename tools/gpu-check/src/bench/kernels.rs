@@ -117,7 +117,7 @@ pub fn head(setting: &Setting) -> Result<Section, CheckError> {
             let first = vocabulary - LEVELS * codes;
             let tokens = |level: usize| (0..codes).map(|code| (first + level * codes + code) as u32).collect();
             let source = HeadSource {
-                matrix: matrix(1, vocabulary, hidden),
+                matrix: matrix(1, vocabulary, hidden).into(),
                 level_tokens: (0..LEVELS).map(tokens).collect(),
                 whole_vocabulary: true,
             };

@@ -269,7 +269,7 @@ impl Search {
         let codes = catalog.codes(0) as usize;
         let level_tokens =
             (0..LEVELS).map(|level| (0..codes).map(|code| (level * codes + code) as u32).collect()).collect();
-        let head = HeadSource { matrix: matrix(4, LEVELS * codes, 64), level_tokens, whole_vocabulary: true };
+        let head = HeadSource { matrix: matrix(4, LEVELS * codes, 64).into(), level_tokens, whole_vocabulary: true };
         let request = |index: usize| CohortRequest {
             slot: index as u32,
             beams: beams as u32,
@@ -294,7 +294,7 @@ impl Search {
     /// Expands and selects one level.
     pub fn step(&self, device: &mut dyn Device, level: usize) -> Result<(), DeviceError> {
         let Search { lane, trie, head, logits, lognorm, .. } = *self;
-        device.expand_select(&ExpandArgs { lane, trie, head, level, logits, lognorm })
+        device.expand_select(&ExpandArgs { lane, trie, head, level, logits, lognorm: Some(lognorm) })
     }
 
     /// Leaf and score of the beams, to know how many there are.

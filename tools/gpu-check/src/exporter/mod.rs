@@ -150,8 +150,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             write(folder.path(), &model, ITEMS).unwrap();
             let export = Export::open(folder.path()).unwrap();
-            let description =
-                (sidereal::model::family(export.checkpoint()).unwrap().describe)(export.checkpoint()).unwrap();
+            let description = sidereal::model::family(export.checkpoint()).unwrap().description(&export).unwrap();
             for tensor in &description.tensors {
                 export.weights().expect(&tensor.name, &tensor.shape).unwrap();
             }
