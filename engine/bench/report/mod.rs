@@ -18,6 +18,8 @@ use svg::escape;
 pub use svg::number;
 
 const STYLE: &str = include_str!("style.css");
+/// Character set, width, and the policy that forbids everything but the page's own style.
+const HEAD: &str = include_str!("head.html");
 
 /// What was run, where, and against what.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -123,10 +125,8 @@ impl Report {
         }
         body.push_str(&self.facts());
         format!(
-            "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\" />\
-             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\" />\
-             <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\" />\
-             <title>{}</title><style>{STYLE}</style></head><body><main>{body}</main></body></html>\n",
+            "<!DOCTYPE html>\n<html lang=\"en\"><head>{HEAD}<title>{}</title><style>{STYLE}</style></head>\
+             <body><main>{body}</main></body></html>\n",
             escape(&title)
         )
     }
