@@ -127,6 +127,17 @@ pub struct StageTimings {
     pub total_us: u32,
 }
 
+impl StageTimings {
+    /// The names that logs, metrics and JSON use, in order.
+    pub const STAGES: [&str; 6] = ["resolve", "queue", "prefill", "search", "expand", "total"];
+
+    /// Each stage with its microseconds, in the order of [`STAGES`](StageTimings::STAGES).
+    pub fn by_stage(&self) -> [(&'static str, u32); StageTimings::STAGES.len()] {
+        let spent = [self.resolve_us, self.queue_us, self.prefill_us, self.search_us, self.expand_us, self.total_us];
+        std::array::from_fn(|at| (StageTimings::STAGES[at], spent[at]))
+    }
+}
+
 /// What computed an answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Provenance {

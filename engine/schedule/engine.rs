@@ -15,7 +15,7 @@ use crate::schedule::core::Core;
 use crate::schedule::host::{Arrival, serve_host};
 use crate::schedule::load::{DeviceChoice, LoadError};
 use crate::schedule::resolve::{Bounds, check};
-use crate::schedule::stats::Stats;
+use crate::schedule::stats::{Snapshot, Stats};
 use crate::schedule::ticket::{Done, Ticket};
 use crate::schedule::{EngineFacts, Limits};
 
@@ -115,9 +115,14 @@ impl Engine {
         self.stats.given_up.load(Ordering::Acquire)
     }
 
-    /// Counters as JSON.
+    /// What it has counted.
+    pub fn snapshot(&self) -> Snapshot {
+        self.stats.snapshot(self.in_flight.load(Ordering::Relaxed))
+    }
+
+    /// The same as JSON.
     pub fn stats(&self) -> serde_json::Value {
-        self.stats.to_json(self.in_flight.load(Ordering::Relaxed))
+        self.snapshot().to_json()
     }
 
     /// Takes a request. `done` is called exactly once, from any thread, possibly before this returns. Never blocks.
