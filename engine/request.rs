@@ -34,6 +34,8 @@ pub enum History {
     Tokens(Vec<u32>),
     /// Items, oldest first; they go through the manifest's prompt template.
     Items(ItemRefs),
+    /// The complete prompt, as text for the export's tokenizer.
+    Text(String),
 }
 
 /// One RECOMMEND.

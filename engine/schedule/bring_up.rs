@@ -41,6 +41,10 @@ pub(super) fn bring_up(config: &EngineConfig) -> Result<Loaded, LoadError> {
             limits.max_decoder_prefix
         )));
     }
+    let tokenizer = export.tokenizer()?;
+    if let Some(tokenizer) = &tokenizer {
+        tokenizer.validate_against(description.vocabulary)?;
+    }
     let plan = SearchPlan::new(&manifest).map_err(LoadError::Unsupported)?;
     let catalog = Arc::new(open_catalog(&export, config.catalog.as_deref())?);
     let mut blueprint = Blueprint {
@@ -105,6 +109,7 @@ pub(super) fn bring_up(config: &EngineConfig) -> Result<Loaded, LoadError> {
         max_history_items: limits.max_history_items,
         max_denied_items: limits.max_denied_items,
         vocabulary,
+        max_text_bytes: limits.max_text_bytes,
     };
-    Ok(Loaded { host: Host { manifest, catalog, bounds, plan, provenance }, parts, facts })
+    Ok(Loaded { host: Host { manifest, catalog, tokenizer, bounds, plan, provenance }, parts, facts })
 }

@@ -31,6 +31,8 @@ pub struct Limits {
     pub max_history_items: usize,
     /// Items that one request may deny, its history included.
     pub max_denied_items: usize,
+    /// Bytes of a text prompt: a tokenizer's work grows with them, whatever tokens come out.
+    pub max_text_bytes: usize,
     /// Tokens in a KV page.
     pub page_tokens: usize,
     /// Memory for history KV in bytes; at least the longest prompt is always held.
@@ -64,6 +66,7 @@ impl Default for Limits {
             max_decoder_prefix: 16,
             max_history_items: 20_000,
             max_denied_items: 20_000,
+            max_text_bytes: 64 << 10,
             page_tokens: 64,
             kv_bytes: 1 << 30,
             default_deadline: Duration::from_secs(10),

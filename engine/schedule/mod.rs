@@ -16,6 +16,7 @@ mod load;
 mod resolve;
 mod stats;
 mod teacher;
+mod text;
 mod ticket;
 
 pub(crate) use blueprint::Blueprint;

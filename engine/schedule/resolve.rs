@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::catalog::{Catalog, ItemIndex};
 use crate::export::Manifest;
 use crate::request::{History, ItemRefs, Refusal, RefusalKind, Request};
+use crate::schedule::text;
 
 /// What requests are checked against: bounds that cannot change while the engine runs.
 #[derive(Clone, Debug)]
@@ -19,6 +20,8 @@ pub struct Bounds {
     pub max_denied_items: usize,
     /// Rows of the embedding table.
     pub vocabulary: usize,
+    /// Bytes of a text prompt.
+    pub max_text_bytes: usize,
 }
 
 /// A request, ready for the device.
@@ -80,6 +83,13 @@ pub fn check(request: &Request, bounds: &Bounds) -> Result<(), Refusal> {
             }
             0
         }
+        History::Text(text) => {
+            text::check(text, bounds)?;
+            if request.deny_history {
+                return bad("deny_history needs a history given as items, not text".into());
+            }
+            0
+        }
         History::Items(items) => {
             if items.len() > bounds.max_history_items {
                 let message =
@@ -96,7 +106,8 @@ pub fn check(request: &Request, bounds: &Bounds) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn too_long(tokens: usize, bounds: &Bounds) -> Result<(), Refusal> {
+/// Refuses a prompt of more tokens than are served.
+pub fn too_long(tokens: usize, bounds: &Bounds) -> Result<(), Refusal> {
     if tokens <= bounds.max_prompt_tokens {
         return Ok(());
     }
@@ -122,6 +133,8 @@ pub fn resolve(
     let mut denied: Vec<ItemIndex> = look_up(catalog, &request.deny).flatten().collect();
     let tokens = match request.history {
         History::Tokens(tokens) => tokens,
+        // Where there is a tokenizer, texts have become tokens before.
+        History::Text(_) => return Err(Refusal::new(RefusalKind::Unsupported, text::NO_TOKENIZER)),
         History::Items(items) => {
             let Some(prompt) = manifest.prompt() else {
                 let message = "this export has no prompt template: send the complete prompt as tokens";

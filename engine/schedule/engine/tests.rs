@@ -32,10 +32,12 @@ fn engine(panic_at: Option<u64>) -> Engine {
         max_history_items: 10,
         max_denied_items: 10,
         vocabulary: usize::MAX,
+        max_text_bytes: 100,
     };
     let host = Host {
         manifest: manifest.clone(),
         catalog: Arc::clone(catalog),
+        tokenizer: None,
         bounds,
         plan: SearchPlan::new(manifest).unwrap(),
         provenance: Provenance::default(),

@@ -88,6 +88,8 @@ tags! {
     View = 0x0109 "VIEW",
     /// RECOMMEND: scenario bundle.
     Scenario = 0x010a "SCENARIO",
+    /// RECOMMEND: the complete prompt as text.
+    HistoryText = 0x010c "HISTORY_TEXT",
     /// RECOMMENDATION: unknown items, prompt tokens.
     Summary = 0x0200 "SUMMARY",
     /// RECOMMENDATION: semantic IDs, scores, items.
