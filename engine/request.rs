@@ -36,6 +36,8 @@ pub enum History {
     Tokens(Vec<u32>),
     /// Items, oldest first; they go through the manifest's prompt template.
     Items(ItemRefs),
+    /// The complete prompt, as text for the export's tokenizer.
+    Text(String),
 }
 
 /// One RECOMMEND.
@@ -137,6 +139,17 @@ pub struct StageTimings {
     pub expand_us: u32,
     /// From arrival to the reply being handed back.
     pub total_us: u32,
+}
+
+impl StageTimings {
+    /// The names that logs, metrics and JSON use, in order.
+    pub const STAGES: [&str; 6] = ["resolve", "queue", "prefill", "search", "expand", "total"];
+
+    /// Each stage with its microseconds, in the order of [`STAGES`](StageTimings::STAGES).
+    pub fn by_stage(&self) -> [(&'static str, u32); StageTimings::STAGES.len()] {
+        let spent = [self.resolve_us, self.queue_us, self.prefill_us, self.search_us, self.expand_us, self.total_us];
+        std::array::from_fn(|at| (StageTimings::STAGES[at], spent[at]))
+    }
 }
 
 /// What computed an answer.

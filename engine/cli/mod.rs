@@ -28,11 +28,11 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 pub use failure::{Exit, Failure};
-use logging::LogFormat;
+use logging::{Delivery, LogArgs};
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 good, 1 the checked thing is bad, 2 usage, 3 environment.
-Logs go to stderr; RUST_LOG says which, e.g. RUST_LOG=debug.
+Logs go to stderr; --log-level or RUST_LOG says which, e.g. --log-level debug.
 
 Start with `sidereal demo`.";
 
@@ -40,9 +40,8 @@ Start with `sidereal demo`.";
 #[derive(Debug, Parser)]
 #[command(name = "sidereal", version, after_help = AFTER_HELP)]
 struct Cli {
-    /// Shape of log lines
-    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
-    log_format: LogFormat,
+    #[command(flatten)]
+    log: LogArgs,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -72,16 +71,21 @@ pub fn main() -> ExitCode {
         let _ = Cli::command().print_help();
         return ExitCode::SUCCESS;
     };
-    match run(&command, cli.log_format) {
+    let ended = run(&command, &cli.log);
+    logging::finish();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
 }
 
-fn run(command: &Command, log_format: LogFormat) -> Result<(), Failure> {
+fn run(command: &Command, log: &LogArgs) -> Result<(), Failure> {
     // Whoever serves reads its log; whoever asks one question reads the answer.
-    let level = if matches!(command, Command::Serve(_)) { "info" } else { "warn" };
-    logging::start(log_format, level)?;
+    let (level, delivery) = match command {
+        Command::Serve(_) => ("info", Delivery::Background),
+        _ => ("warn", Delivery::Direct),
+    };
+    logging::start(log, level, delivery)?;
     sidereal_ffi::install_sigbus_handler()
         .map_err(|error| Failure::environment(format!("cannot install the SIGBUS handler: {error}")))?;
     match command {

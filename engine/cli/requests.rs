@@ -30,11 +30,12 @@ pub struct BadLine {
 }
 
 /// The keys of a request, in the order that messages list them.
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 18] = [
     "id",
     "items",
     "keys",
     "tokens",
+    "text",
     "beams",
     "top",
     "max_items_per_sid",
@@ -57,6 +58,7 @@ struct Line {
     items: Option<Vec<u64>>,
     keys: Option<Vec<String>>,
     tokens: Option<Vec<u32>>,
+    text: Option<String>,
     beams: Option<u32>,
     top: Option<u32>,
     max_items_per_sid: Option<u32>,
@@ -134,6 +136,7 @@ impl<'de> Visitor<'de> for LineVisitor {
                 "items" => take(&mut map, "items", &mut line.items)?,
                 "keys" => take(&mut map, "keys", &mut line.keys)?,
                 "tokens" => take(&mut map, "tokens", &mut line.tokens)?,
+                "text" => take(&mut map, "text", &mut line.text)?,
                 "beams" => take(&mut map, "beams", &mut line.beams)?,
                 "top" => take(&mut map, "top", &mut line.top)?,
                 "max_items_per_sid" => take(&mut map, "max_items_per_sid", &mut line.max_items_per_sid)?,
@@ -185,12 +188,15 @@ pub fn parse(text: &str, number: usize, defaults: Defaults) -> Result<Request, B
 }
 
 fn build(line: Line, id: u64, defaults: Defaults) -> Result<Request, String> {
-    let history = match (line.items, line.keys, line.tokens) {
-        (Some(ids), None, None) => History::Items(ItemRefs::Ids(ids)),
-        (None, Some(keys), None) => History::Items(ItemRefs::Keys(keys)),
-        (None, None, Some(tokens)) => History::Tokens(tokens),
-        (None, None, None) => return Err("no history; give \"items\", \"keys\" or \"tokens\"".into()),
-        _ => return Err("more than one of \"items\", \"keys\" and \"tokens\"; give one".into()),
+    let history = match (line.items, line.keys, line.tokens, line.text) {
+        (Some(ids), None, None, None) => History::Items(ItemRefs::Ids(ids)),
+        (None, Some(keys), None, None) => History::Items(ItemRefs::Keys(keys)),
+        (None, None, Some(tokens), None) => History::Tokens(tokens),
+        (None, None, None, Some(text)) => History::Text(text),
+        (None, None, None, None) => {
+            return Err("no history; give \"items\", \"keys\", \"tokens\" or \"text\"".into());
+        }
+        _ => return Err("more than one of \"items\", \"keys\", \"tokens\" and \"text\"; give one".into()),
     };
     let deny = match (line.deny, &history) {
         (Some(Denied::Ids(ids)), History::Items(ItemRefs::Keys(_))) if !ids.is_empty() => {
@@ -400,6 +406,8 @@ mod tests {
     fn fills_in_what_is_left_out() {
         let request = parse(r#"{"tokens":[5],"beams":4,"user":null}"#, 9, DEFAULTS).unwrap();
         assert_eq!(request, Request::new(9, History::Tokens(vec![5]), 4, 4));
+        let request = parse(r#"{"text":"\u00e9 <a_1>\n","beams":4}"#, 9, DEFAULTS).unwrap();
+        assert_eq!(request, Request::new(9, History::Text("\u{e9} <a_1>\n".into()), 4, 4));
         let request = parse(r#"{"keys":["a"],"deny":[]}"#, 9, DEFAULTS).unwrap();
         assert_eq!(request.deny, ItemRefs::Keys(vec![]));
         assert_eq!((request.beams, request.top), (50, 10));
@@ -417,6 +425,8 @@ mod tests {
             (r#"{"id":1,"items":[1],"items":[2]}"#, "key \"items\" is given twice"),
             (r#"{"id":1}"#, "line 3: no history"),
             (r#"{"id":1,"items":[1],"tokens":[1]}"#, "line 3: more than one of"),
+            (r#"{"id":1,"tokens":[1],"text":"a"}"#, "line 3: more than one of"),
+            (r#"{"id":1,"text":["a"]}"#, "key \"text\": invalid type: sequence, expected a string"),
             (r#"{"id":1,"items":[1],"deny":["a"]}"#, "holds keys while the history holds ids"),
             (r#"{"id":1,"keys":["a"],"deny":[1]}"#, "holds ids while the history holds keys"),
             (r#"{"id":1,"items":[1],"sample":{"kind":"best","seed":1}}"#, "key \"sample\": unknown variant `best`"),

@@ -13,10 +13,10 @@ use signal_hook::iterator::Signals;
 use signal_hook::low_level::{emulate_default_handler, signal_name};
 
 use crate::cli::options::EngineArgs;
-use crate::cli::{Failure, units};
+use crate::cli::{Failure, logging, units};
 use crate::schedule::{Engine, EngineFacts};
 use crate::serve::wire::Secret;
-use crate::serve::{Address, Server, ServerConfig, Service};
+use crate::serve::{Address, Admin, AdminConfig, AdminReach, Board, Server, ServerConfig, Service};
 
 /// How often a server that nobody stops is looked at.
 const WATCH: Duration = Duration::from_secs(1);
@@ -49,12 +49,44 @@ pub struct ServeArgs {
     /// Print the bound addresses as a JSON object
     #[arg(long)]
     pub json: bool,
+    /// A request that takes longer is logged with its stages; 0s logs every one, off none
+    #[arg(long, default_value = "1s", value_name = "TIME", value_parser = slow_request)]
+    pub slow_request: Duration,
+    /// Where the admin pages are.
+    #[command(flatten)]
+    pub admin: AdminArgs,
     /// Device and limits of the engine.
     #[command(flatten)]
     pub engine: EngineArgs,
     /// Limits of the sockets.
     #[command(flatten)]
     pub sockets: SocketLimitArgs,
+}
+
+/// HTTP pages about the server.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Admin pages")]
+pub struct AdminArgs {
+    /// Show /metrics, /healthz, /readyz, /stats and a status page over HTTP at HOST:PORT or unix:PATH [default: off]
+    #[arg(long, value_name = "ADDRESS")]
+    pub admin: Option<Address>,
+    /// Let other machines read them: nobody is asked who they are
+    #[arg(long, requires = "admin")]
+    pub admin_open: bool,
+}
+
+impl AdminArgs {
+    fn start(&self, board: &Arc<Board>) -> Result<Option<Admin>, Failure> {
+        let Some(listen) = &self.admin else { return Ok(None) };
+        let mut config = AdminConfig::new(listen.clone());
+        config.reach = if self.admin_open { AdminReach::Anybody } else { AdminReach::ThisMachine };
+        Ok(Some(Admin::start(&config, Arc::clone(board))?))
+    }
+}
+
+/// `--slow-request`.
+fn slow_request(text: &str) -> Result<Duration, String> {
+    if text == "off" { Ok(Duration::MAX) } else { units::duration(text) }
 }
 
 /// Bounds of the socket side.
@@ -97,12 +129,17 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     let mut sockets = ServerConfig::new(args.listen.clone());
     sockets.limits = config.limits.clone();
     sockets.secret = args.secret_file.as_deref().map(read_secret).transpose()?;
+    sockets.slow_request = args.slow_request;
 
+    // Up before the export is loaded: who probes hears that the server is starting.
+    let board = Arc::new(Board::default());
+    let admin = args.admin.start(&board)?;
     let engine = Arc::new(Engine::start(&config)?);
     // From here on a signal drains; while loading it just ends the process, which has promised nobody anything.
     let told_to_stop = watch_signals()?;
     let server = Server::start(sockets, Arc::clone(&engine) as Arc<dyn Service>)?;
-    announce(&server, engine.facts(), args.json)?;
+    board.serving(&server, Arc::clone(&engine) as Arc<dyn Service>);
+    announce(&server, admin.as_ref(), engine.facts(), args.json)?;
     let reason = loop {
         match told_to_stop.recv_timeout(WATCH) {
             Ok(signal) => break signal_name(signal).unwrap_or("a signal"),
@@ -115,6 +152,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
             }
         }
     };
+    board.draining();
     drain(server, engine, reason, args.drain_timeout)?;
     if reason == LOST { Err(Failure::environment(LOST)) } else { Ok(()) }
 }
@@ -142,6 +180,7 @@ fn watch_signals() -> Result<Receiver<i32>, Failure> {
         for signal in signals.forever() {
             if !std::mem::take(&mut first) || send.send(signal).is_err() {
                 tracing::warn!("a second signal: ending at once, accepted requests are lost");
+                logging::finish();
                 let _ = emulate_default_handler(signal);
             }
         }
@@ -151,13 +190,15 @@ fn watch_signals() -> Result<Receiver<i32>, Failure> {
 }
 
 /// One line on stdout, for scripts that wait for it.
-fn announce(server: &Server, facts: &EngineFacts, json: bool) -> Result<(), Failure> {
+fn announce(server: &Server, admin: Option<&Admin>, facts: &EngineFacts, json: bool) -> Result<(), Failure> {
+    let admin = admin.map(|admin| admin.address().to_string());
     let addresses: Vec<String> = server.addresses().iter().map(ToString::to_string).collect();
     let provenance = &facts.provenance;
     let mut out = std::io::stdout().lock();
     if json {
         let told = serde_json::json!({
             "listening": addresses,
+            "admin": admin,
             "model": provenance.model,
             "catalog": provenance.catalog,
             "device": provenance.device,
@@ -167,7 +208,8 @@ fn announce(server: &Server, facts: &EngineFacts, json: bool) -> Result<(), Fail
         });
         writeln!(out, "{told}")?;
     } else {
-        writeln!(out, "serving {} on {}", provenance.model, addresses.join(", "))?;
+        let pages = admin.map(|admin| format!(", admin pages on {admin}")).unwrap_or_default();
+        writeln!(out, "serving {} on {}{pages}", provenance.model, addresses.join(", "))?;
     }
     out.flush()?;
     Ok(())

@@ -59,6 +59,29 @@ pub enum ExportError {
     /// The file could not be mapped.
     #[error("{0}")]
     Map(#[from] MapError),
+    /// `tokenizer.json` is not one that can be served.
+    #[error("{path}: is not a tokenizer that can be served: {reason}")]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// `tokenizer.json` belongs to another model.
+    #[error(
+        "{path}: token {token:?} has id {id}, the model's vocabulary ends at {vocabulary}; take the tokenizer that the model \
+         was trained with, or remove the file to serve without text"
+    )]
+    TokenBeyondVocabulary {
+        /// The file.
+        path: PathBuf,
+        /// The token with the highest id.
+        token: String,
+        /// Its id.
+        id: u32,
+        /// Rows of the embedding table.
+        vocabulary: usize,
+    },
     /// The weights are in a format that is not served.
     #[error("{path}: {format} cannot be served; {advice}")]
     ForeignWeights {

@@ -20,6 +20,7 @@ mod manifest_parse;
 mod prompt;
 mod source;
 mod tensor;
+mod tokenizer;
 mod weights;
 
 use std::path::Path;
@@ -34,6 +35,7 @@ pub use manifest::{CODES, End, LEVELS, Level, LevelTokens, MANIFEST, Manifest, S
 pub use prompt::PromptTemplate;
 pub use source::CatalogSource;
 pub use tensor::{TensorView, WeightDtype, first_non_finite};
+pub use tokenizer::{TOKENIZER, TextTokenizer};
 pub use weights::{INDEX, SINGLE, TensorFacts, Weights};
 
 /// File name of the model's configuration.
@@ -88,6 +90,11 @@ impl Export {
     /// Where the catalogue is: `catalog` of the manifest, else `catalog.sid`, else a source beside it.
     pub fn catalog_path(&self) -> Result<CatalogSource, ExportError> {
         source::locate(self.dir(), &self.manifest)
+    }
+
+    /// `tokenizer.json`; `None` if there is no such file.
+    pub fn tokenizer(&self) -> Result<Option<TextTokenizer>, ExportError> {
+        TextTokenizer::open(self.dir())
     }
 
     /// The cases of `golden/cases.jsonl`, each checked against the manifest; `None` if there is no such file.

@@ -44,6 +44,10 @@ pub(super) fn bring_up(config: &EngineConfig) -> Result<Loaded, LoadError> {
             limits.max_decoder_prefix
         )));
     }
+    let tokenizer = export.tokenizer()?;
+    if let Some(tokenizer) = &tokenizer {
+        tokenizer.validate_against(description.vocabulary)?;
+    }
     let plan = SearchPlan::new(&manifest);
     let catalog = Arc::new(open_catalog(&export, config.catalog.as_deref())?);
     let folder = catalog_folder(&export, config.catalog.as_deref())?;
@@ -121,7 +125,8 @@ pub(super) fn bring_up(config: &EngineConfig) -> Result<Loaded, LoadError> {
         max_history_items: limits.max_history_items,
         max_denied_items: limits.max_denied_items,
         vocabulary,
+        max_text_bytes: limits.max_text_bytes,
     };
-    let host = Host { manifest, snapshots: Snapshots::new(snapshot), bounds, plan, provenance };
+    let host = Host { manifest, snapshots: Snapshots::new(snapshot), tokenizer, bounds, plan, provenance };
     Ok(Loaded { host, parts, follower, facts })
 }

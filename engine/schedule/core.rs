@@ -152,6 +152,9 @@ impl Core {
         let Parts { hardware, reopen, geometry, stats, clock } = parts;
         let slots = geometry.slots;
         let slot_count = u32::try_from(slots).expect("slots are few");
+        stats.slots.store(slots as u64, Ordering::Relaxed);
+        stats.pages.store(geometry.history_pages as u64, Ordering::Relaxed);
+        stats.free_pages.store(geometry.history_pages as u64, Ordering::Relaxed);
         Core {
             incoming,
             outgoing,

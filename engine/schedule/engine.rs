@@ -16,7 +16,7 @@ use crate::schedule::host::{Arrival, serve_host};
 use crate::schedule::load::{DeviceChoice, LoadError};
 use crate::schedule::resolve::{Bounds, check};
 use crate::schedule::snapshots::{Snapshots, Watcher};
-use crate::schedule::stats::Stats;
+use crate::schedule::stats::{EngineCounts, Stats};
 use crate::schedule::ticket::{Done, Ticket};
 use crate::schedule::{EngineFacts, Limits};
 
@@ -129,9 +129,14 @@ impl Engine {
         self.stats.given_up.load(Ordering::Acquire)
     }
 
-    /// Counters as JSON.
+    /// What it has counted.
+    pub fn counts(&self) -> EngineCounts {
+        self.stats.counts(self.in_flight.load(Ordering::Relaxed))
+    }
+
+    /// The same as JSON.
     pub fn stats(&self) -> serde_json::Value {
-        let mut told = self.stats.to_json(self.in_flight.load(Ordering::Relaxed));
+        let mut told = self.counts().to_json();
         let snapshot = self.snapshots.newest();
         told["catalog"] = snapshot.version().into();
         told["delisted"] = snapshot.delisted().into();

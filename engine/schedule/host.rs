@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, select_biased};
 
-use crate::export::Manifest;
+use crate::export::{Manifest, TextTokenizer};
 use crate::request::{Provenance, Recommendation, RefusalKind, Request, StageTimings};
 use crate::schedule::answer;
 use crate::schedule::core::{Finished, Newcomer};
 use crate::schedule::resolve::{Bounds, resolve};
 use crate::schedule::snapshots::Snapshots;
+use crate::schedule::text;
 use crate::schedule::ticket::Ticket;
 use crate::search::SearchPlan;
 
@@ -24,6 +25,7 @@ pub(super) struct Arrival {
 pub(super) struct Host {
     pub manifest: Manifest,
     pub snapshots: Arc<Snapshots>,
+    pub tokenizer: Option<TextTokenizer>,
     pub bounds: Bounds,
     pub plan: SearchPlan,
     pub provenance: Provenance,
@@ -68,7 +70,11 @@ fn bring_in(host: &Host, arrival: Arrival, to_core: &Sender<Newcomer>) {
     if let Some(refusal) = ticket.stopped(began, "before it was resolved") {
         return ticket.answer(Err(refusal));
     }
-    match resolve(request, &host.manifest, &host.snapshots.newest(), &host.bounds) {
+    let request = match &host.tokenizer {
+        Some(tokenizer) => text::tokenized(request, tokenizer, &host.bounds),
+        None => Ok(request),
+    };
+    match request.and_then(|request| resolve(request, &host.manifest, &host.snapshots.newest(), &host.bounds)) {
         // A send fails only when the engine thread is gone; the dropped ticket answers.
         Ok(resolved) => {
             drop(to_core.send(Newcomer { ticket, resolved, resolve: began.elapsed(), since: Instant::now() }))

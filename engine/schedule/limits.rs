@@ -33,6 +33,8 @@ pub struct Limits {
     pub max_denied_items: usize,
     /// Views of the catalogue. Each takes two masks, of an eighth of a byte a node of the trie, on the device.
     pub max_views: usize,
+    /// Bytes of a text prompt: a tokenizer's work grows with them, whatever tokens come out.
+    pub max_text_bytes: usize,
     /// Tokens in a KV page.
     pub page_tokens: usize,
     /// Memory for history KV in bytes; at least the longest prompt is always held.
@@ -67,6 +69,7 @@ impl Default for Limits {
             max_history_items: 20_000,
             max_denied_items: 20_000,
             max_views: 64,
+            max_text_bytes: 64 << 10,
             page_tokens: 64,
             kv_bytes: 1 << 30,
             default_deadline: Duration::from_secs(10),

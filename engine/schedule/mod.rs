@@ -9,6 +9,7 @@ mod bring_up;
 mod core;
 mod cost;
 mod engine;
+mod histogram;
 mod host;
 mod limits;
 mod load;
@@ -16,13 +17,16 @@ mod resolve;
 mod snapshots;
 mod stats;
 mod teacher;
+mod text;
 mod ticket;
 
 pub(crate) use blueprint::Blueprint;
 pub(crate) use core::Hardware;
 pub use engine::{Engine, EngineConfig};
+pub use histogram::HistogramSnapshot;
 pub use limits::Limits;
 pub use load::{DeviceChoice, DeviceKind, LoadError, catalog_folder, open_catalog};
+pub use stats::EngineCounts;
 pub use teacher::Teacher;
 pub use ticket::Done;
 

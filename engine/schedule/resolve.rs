@@ -6,6 +6,7 @@ use crate::catalog::{Allowed, Catalog, ItemIndex, Snapshot};
 use crate::export::Manifest;
 use crate::request::{History, ItemRefs, Refusal, RefusalKind, Request};
 use crate::sampling::Sampling;
+use crate::schedule::text;
 
 /// What requests are checked against: bounds that cannot change while the engine runs.
 #[derive(Clone, Debug)]
@@ -20,6 +21,8 @@ pub struct Bounds {
     pub max_denied_items: usize,
     /// Rows of the embedding table.
     pub vocabulary: usize,
+    /// Bytes of a text prompt.
+    pub max_text_bytes: usize,
 }
 
 /// A request, ready for the device.
@@ -90,6 +93,13 @@ pub fn check(request: &Request, bounds: &Bounds) -> Result<(), Refusal> {
             }
             0
         }
+        History::Text(text) => {
+            text::check(text, bounds)?;
+            if request.deny_history {
+                return bad("deny_history needs a history given as items, not text".into());
+            }
+            0
+        }
         History::Items(items) => {
             if items.len() > bounds.max_history_items {
                 let message =
@@ -106,7 +116,8 @@ pub fn check(request: &Request, bounds: &Bounds) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn too_long(tokens: usize, bounds: &Bounds) -> Result<(), Refusal> {
+/// Refuses a prompt of more tokens than are served.
+pub fn too_long(tokens: usize, bounds: &Bounds) -> Result<(), Refusal> {
     if tokens <= bounds.max_prompt_tokens {
         return Ok(());
     }
@@ -135,6 +146,8 @@ pub fn resolve(
     let mut denied: Vec<ItemIndex> = look_up(catalog, &request.deny).flatten().collect();
     let tokens = match request.history {
         History::Tokens(tokens) => tokens,
+        // Where there is a tokenizer, texts have become tokens before.
+        History::Text(_) => return Err(Refusal::new(RefusalKind::Unsupported, text::NO_TOKENIZER)),
         History::Items(items) => {
             let Some(prompt) = manifest.prompt() else {
                 let message = "this export has no prompt template: send the complete prompt as tokens";

@@ -1,6 +1,7 @@
 //! What a server needs to start, and why it may not.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::Address;
 use super::wire::Secret;
@@ -8,6 +9,9 @@ use crate::schedule::Limits;
 
 /// Largest payload of a reply; a longer one is refused `TOO_LONG`.
 pub const MAX_REPLY_BYTES: usize = 64 << 20;
+
+/// What a slow request takes unless somebody says otherwise.
+const SLOW_REQUEST: Duration = Duration::from_secs(1);
 
 /// What a server needs to start.
 #[derive(Clone, Debug)]
@@ -20,12 +24,14 @@ pub struct ServerConfig {
     pub limits: Limits,
     /// Permission bits of Unix sockets.
     pub unix_mode: u32,
+    /// A request that takes longer than this from arrival to answer is logged, with its stages.
+    pub slow_request: Duration,
 }
 
 impl ServerConfig {
     /// Listens on `listen` without a secret, with the default limits, Unix sockets for the owner only.
     pub fn new(listen: Vec<Address>) -> ServerConfig {
-        ServerConfig { listen, secret: None, limits: Limits::default(), unix_mode: 0o600 }
+        ServerConfig { listen, secret: None, limits: Limits::default(), unix_mode: 0o600, slow_request: SLOW_REQUEST }
     }
 
     pub(super) fn check(&self) -> Result<(), ServeError> {
@@ -59,6 +65,15 @@ pub enum ServeError {
     /// An address that others can reach, and no way to tell friends from strangers.
     #[error("{address} is reachable from other machines: configure a shared secret, or listen on 127.0.0.1")]
     SecretRequired {
+        /// Where.
+        address: Address,
+    },
+    /// An admin address that others can reach, and nobody said that they may.
+    #[error(
+        "{address} is reachable from other machines, and the admin pages ask nobody who they are: listen on 127.0.0.1 or a \
+         Unix socket, or say --admin-open where the network lets only your monitoring in"
+    )]
+    AdminBeyondLoopback {
         /// Where.
         address: Address,
     },

@@ -16,13 +16,14 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
 
 use super::inbox::{Inbox, ReplySlot};
 use super::outgoing::{HIGH_BYTES, LOW_BYTES, Outgoing};
+use super::request_log::{Asked, RequestLog, Who};
 use super::socket::Stream;
 use super::wire::{
     Bounds, Fault, FaultCode, Frame, FrameReader, HelloOk, Kind, Message, NONCE_BYTES, WireError, decode_recommend,
@@ -42,6 +43,7 @@ pub(super) struct Context<'a> {
     pub(super) config: &'a ServerConfig,
     pub(super) counters: &'a Counters,
     pub(super) inbox: &'a Inbox,
+    pub(super) log: &'a RequestLog,
     /// The server is draining: no new requests.
     pub(super) draining: bool,
     /// When this round of the loop began.
@@ -77,7 +79,7 @@ pub(super) struct Connection {
     phase: Phase,
     reader: FrameReader,
     out: Outgoing,
-    in_flight: HashMap<u64, Arc<AtomicBool>>,
+    in_flight: HashMap<u64, Asked>,
     born: Instant,
     last_active: Instant,
     /// Since when an unfinished frame has been held.
@@ -148,7 +150,7 @@ impl Connection {
         let mut budget = TURN_BYTES;
         loop {
             self.handle_frames(ctx);
-            self.out.flush(&mut self.socket, ctx.now)?;
+            self.flush(ctx)?;
             if self.paused && self.out.waiting() <= LOW_BYTES {
                 self.paused = false;
                 continue;
@@ -163,6 +165,7 @@ impl Connection {
                 Ok(0) => self.ended = true,
                 Ok(count) => {
                     budget = budget.saturating_sub(count);
+                    ctx.counters.bytes_received.fetch_add(count as u64, Ordering::Relaxed);
                     self.last_active = ctx.now;
                     // A short read has emptied the socket, and whatever comes now is another event. Only an end that came
                     // along with these bytes would not be.
@@ -178,6 +181,13 @@ impl Connection {
         }
         self.finish_if_done(ctx);
         Ok(self.verdict())
+    }
+
+    fn flush(&mut self, ctx: &Context<'_>) -> io::Result<()> {
+        let before = self.out.total_sent();
+        let result = self.out.flush(&mut self.socket, ctx.now);
+        ctx.counters.bytes_sent.fetch_add(self.out.total_sent() - before, Ordering::Relaxed);
+        result
     }
 
     /// A peer that ended its side may still be owed something: after GOODBYE its answers, in `Closing` the last bytes. (Its
@@ -217,7 +227,7 @@ impl Connection {
 
     /// Ends the connection with a reason.
     pub(super) fn fail(&mut self, fault: Fault, ctx: &Context<'_>) {
-        tracing::debug!(peer = self.peer, %fault, "connection ended");
+        ctx.log.fault(&self.who(0), &fault, ctx.now);
         ctx.counters.add_fault(fault.code);
         self.send(&Message::Error(fault));
         self.begin_closing(ctx);
@@ -225,7 +235,7 @@ impl Connection {
 
     /// Asks the engine to drop everything in flight.
     pub(super) fn cancel_all(&mut self) {
-        self.in_flight.drain().for_each(|(_, cancel)| cancel.store(true, Ordering::Release));
+        self.in_flight.drain().for_each(|(_, asked)| asked.cancel.store(true, Ordering::Release));
     }
 
     /// The server is draining: says so, or ends a conversation that has not begun.
@@ -246,8 +256,13 @@ impl Connection {
         }
     }
 
+    fn who(&self, request: u64) -> Who<'_> {
+        Who { connection: self.serial, peer: &self.peer, request }
+    }
+
     fn refuse(&mut self, id: u64, refusal: &Refusal, ctx: &Context<'_>) {
-        Counters::add(&ctx.counters.requests_refused);
+        ctx.counters.add_refusal(refusal.kind);
+        ctx.log.refused_at_once(&self.who(id), refusal, ctx.now);
         if let Err(error) = encode_refusal(id, refusal, MAX_REPLY_BYTES, self.out.tail()) {
             tracing::error!(peer = self.peer, %error, "cannot encode a refusal");
         }
@@ -255,9 +270,8 @@ impl Connection {
 
     /// Queues the engine's answer to request `id`; false if nobody waits for it any more.
     pub(super) fn answer(&mut self, id: u64, mut answer: Answer, ctx: &Context<'_>) -> bool {
-        if self.in_flight.remove(&id).is_none() {
-            return false;
-        }
+        let Some(asked) = self.in_flight.remove(&id) else { return false };
+        ctx.log.answered(&self.who(id), &asked, &answer, ctx.now);
         self.last_active = ctx.now;
         if let Ok(recommendation) = &mut answer {
             recommendation.id = id;
@@ -319,8 +333,8 @@ impl Connection {
             }
             (Ok(Message::Cancel { id }), Phase::Open | Phase::Leaving) => {
                 // Unknown ids are fine: the answer may have crossed the CANCEL.
-                if let Some(cancel) = self.in_flight.get(&id) {
-                    cancel.store(true, Ordering::Release);
+                if let Some(asked) = self.in_flight.get(&id) {
+                    asked.cancel.store(true, Ordering::Release);
                 }
             }
             (Ok(Message::Ping { id }), Phase::Open | Phase::Leaving) => self.send(&Message::Pong { id }),
@@ -391,10 +405,10 @@ impl Connection {
                 format!("{most} requests are in flight on this connection, its limit"),
             )
         } else if let Entry::Vacant(entry) = self.in_flight.entry(id) {
-            let cancel = entry.insert(Arc::default()).clone();
+            let arrived = Instant::now();
+            let cancel = Arc::clone(&entry.insert(ctx.log.asked(&request, arrived)).cancel);
             Counters::add(&ctx.counters.requests_accepted);
             let slot = ReplySlot { inbox: ctx.inbox.clone(), connection: self.serial, id, answered: false };
-            let arrived = Instant::now();
             return ctx.service.submit(request, arrived, cancel, Box::new(move |answer| slot.answer(answer)));
         } else {
             Refusal::new(RefusalKind::BadRequest, format!("request id {id} is already in flight on this connection"))

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::wire::FaultCode;
+use crate::request::RefusalKind;
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
@@ -10,15 +11,21 @@ macro_rules! counters {
         #[derive(Debug, Default)]
         pub struct Counters {
             $($(#[$doc])* pub $name: AtomicU64,)*
+            /// Requests refused before they reached the engine, in the order of [`RefusalKind::ALL`].
+            pub refused: [AtomicU64; RefusalKind::ALL.len()],
             /// Connections ended by an ERROR of each code, in the order of [`FaultCode::ALL`].
             pub faults: [AtomicU64; FaultCode::ALL.len()],
         }
 
         impl Counters {
-            /// Every counter by name; faults are named `fault_` and the code's name.
+            /// Every counter by name; refusals are named `refused_` and the kind's name, faults `fault_` and the code's name.
             pub fn snapshot(&self) -> Vec<(String, u64)> {
                 let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
                 let mut all = vec![$((stringify!($name).to_owned(), read(&self.$name)),)*];
+                let refused = RefusalKind::ALL.iter().zip(&self.refused);
+                all.extend(
+                    refused.map(|(kind, count)| (format!("refused_{}", kind.name().to_lowercase()), read(count))),
+                );
                 let faults = FaultCode::ALL.iter().zip(&self.faults);
                 all.extend(faults.map(|(code, count)| (format!("fault_{}", code.name().to_lowercase()), read(count))));
                 all
@@ -40,10 +47,12 @@ counters! {
     accept_errors,
     /// Frames received.
     frames_received,
+    /// Bytes read from connections.
+    bytes_received,
+    /// Bytes written to connections.
+    bytes_sent,
     /// Requests handed to the engine.
     requests_accepted,
-    /// Requests refused before they reached it.
-    requests_refused,
     /// Answers from the engine sent on.
     answers_sent,
     /// Answers from the engine whose connection had gone.
@@ -53,6 +62,10 @@ counters! {
 impl Counters {
     pub(super) fn add(counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn add_refusal(&self, kind: RefusalKind) {
+        Counters::add(&self.refused[kind as usize - 1]);
     }
 
     pub(super) fn add_fault(&self, code: FaultCode) {

@@ -16,6 +16,7 @@ use mio::{Events, Poll, Token};
 
 use super::connection::{Connection, Context, Verdict};
 use super::inbox::{Inbox, Note};
+use super::request_log::RequestLog;
 use super::server::DrainReport;
 use super::socket::{Listener, Stream};
 use super::wire::{Fault, FaultCode};
@@ -43,6 +44,7 @@ pub(super) struct EventLoop {
     pub(super) config: ServerConfig,
     pub(super) service: Arc<dyn Service>,
     pub(super) counters: Arc<Counters>,
+    pub(super) log: RequestLog,
 }
 
 struct Drain {
@@ -136,6 +138,7 @@ impl EventLoop {
         if ticked {
             state.last_tick = now;
             self.check_clocks(state, now);
+            self.log.tell_left_out(now);
         }
         self.give_turns(state, now);
         self.end_drains(state, now);
@@ -148,6 +151,7 @@ impl EventLoop {
             config: &self.config,
             counters: &self.counters,
             inbox: &self.inbox,
+            log: &self.log,
             draining,
             now,
             scratch,

@@ -5,18 +5,21 @@
 //! a queue and a wake-up. `serve` knows neither models nor devices.
 
 mod address;
+mod admin;
 mod config;
 mod connection;
 mod counters;
 mod event_loop;
 mod inbox;
 mod outgoing;
+mod request_log;
 mod server;
 mod service;
 mod socket;
 pub mod wire;
 
 pub use address::{Address, AddressError};
+pub use admin::{Admin, AdminConfig, AdminReach, Board};
 pub use config::{MAX_REPLY_BYTES, ServeError, ServerConfig};
 pub use counters::Counters;
 pub use server::{DrainReport, Server};
@@ -26,6 +29,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use crate::request::{Answer, Request};
+use crate::schedule::EngineCounts;
 
 /// What the socket loop asks of the engine. Implementations never block.
 pub trait Service: Send + Sync {
@@ -34,6 +38,10 @@ pub trait Service: Send + Sync {
     fn submit(&self, request: Request, arrived: Instant, cancel: Arc<AtomicBool>, done: Box<dyn FnOnce(Answer) + Send>);
     /// Counters and facts for STATS, as JSON text.
     fn stats(&self) -> String;
+    /// The same counters for metrics. Who counts nothing need not say more.
+    fn counts(&self) -> EngineCounts {
+        EngineCounts::default()
+    }
     /// What is served, told in HELLO's answer.
     fn facts(&self) -> ServerFacts;
 }

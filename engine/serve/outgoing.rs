@@ -30,6 +30,11 @@ impl Outgoing {
         self.buffer.len() - self.sent
     }
 
+    /// Bytes sent since the beginning.
+    pub(super) fn total_sent(&self) -> u64 {
+        self.total_sent
+    }
+
     /// Where to append frames.
     pub(super) fn tail(&mut self) -> &mut Vec<u8> {
         &mut self.buffer

@@ -8,6 +8,7 @@ use mio::{Poll, Waker};
 
 use super::event_loop::{EventLoop, WAKE};
 use super::inbox::{Inbox, Note};
+use super::request_log::RequestLog;
 use super::socket::Listener;
 use super::{Address, Counters, ServeError, ServerConfig, Service};
 
@@ -41,8 +42,8 @@ impl Server {
         let waker = Waker::new(poll.registry(), WAKE).map_err(fail("creating a waker"))?;
         let (inbox, notes) = Inbox::new(waker);
         let counters = Arc::new(Counters::default());
-        let io =
-            EventLoop { poll, listeners, inbox: inbox.clone(), notes, config, service, counters: counters.clone() };
+        let (log, inbox_too, counters_too) = (RequestLog::new(config.slow_request), inbox.clone(), counters.clone());
+        let io = EventLoop { poll, listeners, inbox: inbox_too, notes, config, service, counters: counters_too, log };
         let thread = std::thread::Builder::new().name("sidereal-io".into()).spawn(move || io.run());
         let thread = Some(thread.map_err(fail("starting the I/O thread"))?);
         Ok(Server { addresses, inbox, counters, thread })

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::{ServerFacts, Service};
 use crate::request::{Answer, Request};
-use crate::schedule::Engine;
+use crate::schedule::{Engine, EngineCounts};
 
 impl Service for Engine {
     fn submit(
@@ -21,6 +21,10 @@ impl Service for Engine {
 
     fn stats(&self) -> String {
         Engine::stats(self).to_string()
+    }
+
+    fn counts(&self) -> EngineCounts {
+        Engine::counts(self)
     }
 
     fn facts(&self) -> ServerFacts {

@@ -1,6 +1,8 @@
 //! Runs the built `sidereal` binary, and makes copies of golden exports to break.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod serving;
+
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,8 @@
 //! Devices that are not there, too small, or fail while others wait: faults that only the stand-in driver can be told to make.
 //! On a card leave this file out (`--skip faults::`).
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
@@ -105,6 +106,7 @@ fn cublaslt_on_the_cpu_is_refused() {
 struct Faulty {
     child: Option<Child>,
     client: Client,
+    admin: SocketAddr,
 }
 
 impl Faulty {
@@ -114,8 +116,9 @@ impl Faulty {
 
     fn start_with(faults: &str, cublaslt: &str) -> Faulty {
         let export = golden_arg("t5-relu");
-        let args = ["serve", &export, "--json", "--listen", "127.0.0.1:0", "--device", "cuda", "--cublaslt", cublaslt];
-        let mut command = faulty(&args.into_iter().chain(SMALL).collect::<Vec<_>>());
+        let args = ["serve", &export, "--json", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+        let args = args.into_iter().chain(["--device", "cuda", "--cublaslt", cublaslt]);
+        let mut command = faulty(&args.chain(SMALL).collect::<Vec<_>>());
         command.env("GPU_EMULATOR_FAIL", faults).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
@@ -126,7 +129,18 @@ impl Faulty {
         let hello: Value = serde_json::from_str(&line).unwrap();
         assert!(hello["device"].as_str().unwrap().starts_with("cuda:0/"), "{hello}");
         let address = hello["listening"][0].as_str().unwrap().parse().unwrap();
-        Faulty { child: Some(child), client: Client::connect(&address, &ClientOptions::default()).unwrap() }
+        let client = Client::connect(&address, &ClientOptions::default()).unwrap();
+        Faulty { child: Some(child), client, admin: hello["admin"].as_str().unwrap().parse().unwrap() }
+    }
+
+    /// What a probe of `/readyz` is told: the first line, and the reason.
+    fn probe(&self) -> (String, String) {
+        let mut stream = TcpStream::connect(self.admin).unwrap();
+        stream.write_all(b"GET /readyz HTTP/1.1\r\n\r\n").unwrap();
+        let mut told = String::new();
+        stream.read_to_string(&mut told).unwrap();
+        let (first, last) = (told.lines().next().unwrap(), told.lines().last().unwrap());
+        (first.to_owned(), last.to_owned())
     }
 
     /// The refusal's kind and message, or nothing.
@@ -174,6 +188,7 @@ fn a_device_lost_once_comes_back() {
         assert_eq!(outcomes[5], None, "{fault}: the last one is served by the new device");
         let stats = server.stats();
         assert_eq!((&stats["device_losses"], &stats["ready"]), (&json!(1), &json!(true)), "{fault}");
+        assert_eq!(server.probe(), ("HTTP/1.1 200 OK".into(), "ready".into()), "{fault}");
     }
 }
 
@@ -198,6 +213,10 @@ fn a_device_lost_twice_ends_the_server() {
         assert!(matches!(outcome, Some((RefusalKind::DeviceFailed, _))), "request {id}: {outcome:?}");
     }
     assert_eq!(server.stats()["ready"], json!(false));
+    let (status, reason) = server.probe();
+    assert_eq!(status, "HTTP/1.1 503 Service Unavailable");
+    // The server looks once a second whether it should end.
+    assert!(["no device", "draining"].contains(&reason.as_str()), "{reason}");
     server.finish().exits(3).says("the device was lost and could not be brought back");
 }
 

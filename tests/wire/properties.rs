@@ -25,6 +25,7 @@ fn history() -> impl Strategy<Value = History> {
     prop_oneof![
         proptest::collection::vec(any::<u32>(), 0..40).prop_map(History::Tokens),
         items().prop_map(History::Items),
+        text().prop_map(History::Text),
     ]
 }
 

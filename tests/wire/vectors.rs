@@ -77,6 +77,7 @@ fn message_json(message: &Message) -> Value {
             "history": match &request.history {
                 History::Tokens(tokens) => json!({ "tokens": tokens }),
                 History::Items(items) => items_json(items),
+                History::Text(text) => json!({ "text": text }),
             },
             "beams": request.beams, "top": request.top, "max_items_per_sid": request.max_items_per_sid,
             "deny": items_json(&request.deny), "deny_history": request.deny_history, "strict": request.strict,
@@ -284,6 +285,7 @@ fn handshake_vectors() -> Vec<Value> {
 
 fn recommend_vectors() -> Vec<Value> {
     let tokens = Request { scenario: Some(0), ..Request::new(1, History::Tokens(vec![1, 2, u32::MAX]), 1, 1) };
+    let text = Request { scenario: Some(0), ..Request::new(2, History::Text("tea <a_1>, caf\u{e9}\n".into()), 4, 4) };
     let deny = Request {
         deny: ItemRefs::Ids(vec![9, u64::MAX]),
         max_items_per_sid: Some(0),
@@ -306,6 +308,7 @@ fn recommend_vectors() -> Vec<Value> {
     vec![
         valid("recommend_ids", "three item ids, 50 beams, top 10, nothing else", &Message::Recommend(small_request())),
         valid("recommend_tokens", "a complete prompt as token ids", &Message::Recommend(tokens)),
+        valid("recommend_text", "a complete prompt as text", &Message::Recommend(text)),
         valid(
             "recommend_deny",
             "denied ids, a limit of 0 items, a deadline that has passed",

@@ -45,7 +45,7 @@ TAGS = {
     0x0020: "ENGINE_STATS", 0x0021: "SERVER_STATS",
     0x0100: "SEARCH", 0x0101: "HISTORY_TOKENS", 0x0102: "HISTORY_IDS", 0x0103: "HISTORY_KEYS",
     0x0104: "DENY_IDS", 0x0105: "DENY_KEYS", 0x0106: "MAX_ITEMS_PER_SID", 0x0107: "DEADLINE",
-    0x0108: "USER", 0x0109: "VIEW", 0x010A: "SCENARIO", 0x010B: "SAMPLE",
+    0x0108: "USER", 0x0109: "VIEW", 0x010A: "SCENARIO", 0x010B: "SAMPLE", 0x010C: "HISTORY_TEXT",
     0x0200: "SUMMARY", 0x0201: "RESULTS", 0x0202: "ITEM_TEXT", 0x0203: "PROVENANCE", 0x0204: "TIMINGS",
     0x0205: "LEVEL_LOGPROBS", 0x0206: "SAMPLE_KEYS",
     0x0300: "REASON", 0x0301: "FAULT",
@@ -120,11 +120,13 @@ class Sampling:
 
 @dataclass
 class Request:
-    """One of `tokens` (the complete prompt), `items` (numeric ids) and `keys` (string keys), oldest first."""
+    """One of `tokens` (the complete prompt), `text` (the same for the export's tokenizer), `items` (numeric ids) and `keys`
+    (string keys), oldest first."""
 
     items: list | None = None
     keys: list | None = None
     tokens: list | None = None
+    text: str | None = None
     beams: int = 50
     top: int = 10
     max_items_per_sid: int | None = None
@@ -230,9 +232,9 @@ def _optional_text(value):
 
 def encode_recommend(request_id, request):
     """The RECOMMEND frame of a `Request`."""
-    sources = [request.tokens, request.items, request.keys]
+    sources = [request.tokens, request.items, request.keys, request.text]
     if sum(source is not None for source in sources) != 1:
-        raise ValueError("a request has exactly one of tokens, items and keys")
+        raise ValueError("a request has exactly one of tokens, items, keys and text")
     if request.deny_items is not None and request.deny_keys is not None:
         raise ValueError("a request denies items by id or by key, not both")
     options = request.deny_history | request.strict << 1 | request.with_text << 2 | request.log_probs << 3
@@ -241,7 +243,7 @@ def encode_recommend(request_id, request):
         sections.append(("HISTORY_TOKENS", 1, struct.pack(f"<{len(request.tokens)}I", *request.tokens)))
     elif request.items is not None:
         sections.append(("HISTORY_IDS", 1, struct.pack(f"<{len(request.items)}Q", *request.items)))
-    else:
+    elif request.keys is not None:
         sections.append(("HISTORY_KEYS", 1, _texts(request.keys)))
     if request.deny_items:
         sections.append(("DENY_IDS", 1, struct.pack(f"<{len(request.deny_items)}Q", *request.deny_items)))
@@ -260,6 +262,8 @@ def encode_recommend(request_id, request):
     if request.sample is not None:
         said = request.sample
         sections.append(("SAMPLE", 1, struct.pack("<IfQ", SAMPLING_KINDS.index(said.kind), said.temperature, said.seed)))
+    if request.text is not None:
+        sections.append(("HISTORY_TEXT", 1, request.text.encode()))
     return _frame("RECOMMEND", request_id, sections)
 
 
@@ -443,6 +447,7 @@ _READERS = {
         "HISTORY_TOKENS": lambda f: f.array("I", "tokens"),
         "HISTORY_IDS": lambda f: f.array("Q", "ids"),
         "HISTORY_KEYS": lambda f: f.texts("keys"),
+        "HISTORY_TEXT": lambda f: f.rest("the prompt"),
         "DENY_IDS": lambda f: f.array("Q", "ids"),
         "DENY_KEYS": lambda f: f.texts("keys"),
         "MAX_ITEMS_PER_SID": lambda f: f.number("I", "the count"),
@@ -465,7 +470,7 @@ _READERS = {
     "ERROR": {"FAULT": lambda f: f.coded(FAULTS)},
     "STATS_REPLY": {"ENGINE_STATS": lambda f: f.rest("the text"), "SERVER_STATS": lambda f: f.rest("the text")},
 }
-_EXCLUSIVE = ({"HISTORY_TOKENS", "HISTORY_IDS", "HISTORY_KEYS"}, {"DENY_IDS", "DENY_KEYS"})
+_EXCLUSIVE = ({"HISTORY_TOKENS", "HISTORY_IDS", "HISTORY_KEYS", "HISTORY_TEXT"}, {"DENY_IDS", "DENY_KEYS"})
 
 
 def _sections(kind, payload):
@@ -511,9 +516,10 @@ def _need(kind, found, *tags):
 
 def _read_request(found):
     beams, top, options = _need("RECOMMEND", found, "SEARCH")
-    _need("RECOMMEND", found, "HISTORY_TOKENS", "HISTORY_IDS", "HISTORY_KEYS")
+    _need("RECOMMEND", found, "HISTORY_TOKENS", "HISTORY_IDS", "HISTORY_KEYS", "HISTORY_TEXT")
     return Request(
         tokens=found.get("HISTORY_TOKENS"), items=found.get("HISTORY_IDS"), keys=found.get("HISTORY_KEYS"),
+        text=found.get("HISTORY_TEXT"),
         beams=beams, top=top, max_items_per_sid=found.get("MAX_ITEMS_PER_SID"),
         deny_items=found.get("DENY_IDS"), deny_keys=found.get("DENY_KEYS"),
         deny_history=bool(options & 1), strict=bool(options & 2), with_text=bool(options & 4),
@@ -790,6 +796,7 @@ def _arguments(arguments):
     history.add_argument("--items", type=_numbers, help="history as numeric ids, oldest first: 1,2,3")
     history.add_argument("--keys", type=_words, help="history as string keys, oldest first: a,b,c")
     history.add_argument("--tokens", type=_numbers, help="complete prompt as token ids")
+    history.add_argument("--prompt", help="complete prompt as text, for the export's tokenizer")
     parser.add_argument("--beams", type=int, default=50)
     parser.add_argument("--top", type=int, default=10, help="semantic IDs to return")
     parser.add_argument("--max-items-per-sid", type=int)
@@ -825,9 +832,9 @@ def _print_answer(answer):
 def main(arguments=None):
     """The command; returns its exit code: 0 good, 1 refused, 2 usage, 3 environment."""
     parser, chosen = _arguments(arguments)
-    asks = [chosen.items, chosen.keys, chosen.tokens]
+    asks = [chosen.items, chosen.keys, chosen.tokens, chosen.prompt]
     if not (chosen.ping or chosen.stats or any(ask is not None for ask in asks)):
-        parser.error("one of --items, --keys, --tokens, --ping and --stats is needed")
+        parser.error("one of --items, --keys, --tokens, --prompt, --ping and --stats is needed")
     if chosen.deny is not None and chosen.deny_keys is not None:
         parser.error("--deny and --deny-keys exclude each other")
     try:
@@ -846,7 +853,8 @@ def main(arguments=None):
                 deadline_us = None if chosen.deadline_ms is None else int(chosen.deadline_ms * 1000)
                 sample = None if chosen.sample is None else Sampling(chosen.sample, chosen.seed, chosen.temperature)
                 answer = client.recommend(Request(
-                    items=chosen.items, keys=chosen.keys, tokens=chosen.tokens, beams=chosen.beams, top=chosen.top,
+                    items=chosen.items, keys=chosen.keys, tokens=chosen.tokens, text=chosen.prompt,
+                    beams=chosen.beams, top=chosen.top,
                     max_items_per_sid=chosen.max_items_per_sid, deny_items=chosen.deny, deny_keys=chosen.deny_keys,
                     deny_history=chosen.deny_history, strict=chosen.strict, with_text=chosen.text,
                     deadline_us=deadline_us, user=chosen.user, view=chosen.view, scenario=chosen.scenario,

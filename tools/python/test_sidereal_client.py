@@ -54,7 +54,8 @@ def meaning(frame):
     """A frame as the vectors write it."""
     kind, request_id, said = frame
     if kind == "RECOMMEND":
-        history = {"tokens": said.tokens} if said.tokens is not None else references(said.items, said.keys)
+        whole = {name: getattr(said, name) for name in ("tokens", "text") if getattr(said, name) is not None}
+        history = whole or references(said.items, said.keys)
         names = ("beams", "top", "max_items_per_sid", "deny_history", "strict", "with_text", "deadline_us", "user",
                  "view", "scenario", "log_probs")
         sample = None if said.sample is None else {
@@ -84,7 +85,7 @@ def encode(message):
         if sample:
             sample = sidereal.Sampling(sample["kind"], sample["seed"], number(sample["temperature_bits"]))
         return sidereal.encode_recommend(request_id, sidereal.Request(
-            tokens=history.get("tokens"), items=history.get("ids"), keys=history.get("keys"),
+            tokens=history.get("tokens"), text=history.get("text"), items=history.get("ids"), keys=history.get("keys"),
             deny_items=deny.get("ids"), deny_keys=deny.get("keys"), sample=sample, **message))
     if kind == "RECOMMENDATION":
         results = [sidereal.Ranked(ranked["sid"], 0.0, ranked["score_bits"],

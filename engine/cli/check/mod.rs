@@ -93,6 +93,7 @@ fn check_export(export: &Arc<Export>, args: &CheckArgs, report: &mut Report) {
     if let Some(description) = &description {
         check_tokens(export.manifest(), description, report);
     }
+    check_tokenizer(export, description.as_ref(), report);
     check_catalog(export, args, report);
     if args.skip_goldens {
         report.note(Part::Goldens, "left out, as asked");
@@ -203,6 +204,23 @@ fn check_tokens(manifest: &Manifest, description: &Description, report: &mut Rep
     match manifest.validate_against(vocabulary, description.encoder_decoder) {
         Ok(()) => report.good(Part::Tokens, format!("{} within the vocabulary", units::plural(total, "token id"))),
         Err(fault) => report.bad(Part::Tokens, fault),
+    }
+}
+
+/// The tokenizer, where there is one: without it an export serves everything but text.
+fn check_tokenizer(export: &Export, description: Option<&Description>, report: &mut Report) {
+    let checked = export.tokenizer().and_then(|tokenizer| {
+        if let (Some(tokenizer), Some(description)) = (&tokenizer, description) {
+            tokenizer.validate_against(description.vocabulary)?;
+        }
+        Ok(tokenizer)
+    });
+    match checked {
+        Ok(None) => {}
+        Ok(Some(tokenizer)) => {
+            report.good(Part::Tokenizer, format!("{}, all in the model", units::plural(tokenizer.tokens(), "token")));
+        }
+        Err(fault) => report.bad(Part::Tokenizer, fault),
     }
 }
 

@@ -35,6 +35,8 @@ pub enum Part {
     Manifest,
     /// Token ids against the vocabulary.
     Tokens,
+    /// `tokenizer.json`, where there is one.
+    Tokenizer,
     /// The catalogue.
     Catalogue,
     /// `golden/cases.jsonl`.
@@ -50,6 +52,7 @@ impl Part {
             Part::Weights => "weights",
             Part::Manifest => "manifest",
             Part::Tokens => "tokens",
+            Part::Tokenizer => "tokenizer",
             Part::Catalogue => "catalogue",
             Part::Goldens => "goldens",
             Part::Activations => "activations",

@@ -29,6 +29,7 @@ impl Core {
             tracing::error!("the device was lost again within {} s", APART.as_secs());
             return self.give_up();
         }
+        self.stats.reopening.store(true, Ordering::Release);
         match (self.reopen)() {
             Ok(hardware) => {
                 tracing::warn!(restarted = self.prefilling.len(), "the device was lost and is open again");
@@ -36,6 +37,7 @@ impl Core {
                 // Not since the loss: opening a large model may itself take longer than that.
                 self.back_at = Some(self.now());
                 self.stats.device_losses.fetch_add(1, Ordering::Relaxed);
+                self.stats.reopening.store(false, Ordering::Release);
             }
             Err(error) => {
                 tracing::error!(%error, "the device was lost and does not open again");

@@ -182,6 +182,7 @@ impl Core {
         if search.step == steps {
             device.collect_beams(lanes.cohort)?;
         }
+        self.stats.decoded_beams.fetch_add(search.rows as u64, Ordering::Relaxed);
         Ok(true)
     }
 
@@ -205,8 +206,8 @@ impl Core {
         self.timings.push((search.timing, Lesson::Search(search.rows)));
         self.learn();
         let stats = &self.stats;
-        stats.cohorts.fetch_add(1, Ordering::Relaxed);
-        stats.cohort_requests.fetch_add(search.slots.len() as u64, Ordering::Relaxed);
+        stats.cohort_rows.observe(search.rows as u64);
+        stats.cohort_requests.observe(search.slots.len() as u64);
         let now = self.now();
         for (slot, beams) in search.slots.into_iter().zip(beams) {
             let Running { ticket, resolved, since, mut marks, .. } = self.release(slot);

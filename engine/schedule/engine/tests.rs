@@ -34,6 +34,7 @@ fn engine(panic_at: Option<u64>) -> Engine {
         max_history_items: 10,
         max_denied_items: 10,
         vocabulary: usize::MAX,
+        max_text_bytes: 100,
     };
     let everything = Snapshot::new(Arc::clone(catalog), Vec::new());
     let journal = Journal::at(Path::new("no journal.delist"));
@@ -41,6 +42,7 @@ fn engine(panic_at: Option<u64>) -> Engine {
     let host = Host {
         manifest: manifest.clone(),
         snapshots: Snapshots::new(snapshot),
+        tokenizer: None,
         bounds,
         plan: SearchPlan::new(manifest),
         provenance: Provenance::default(),

@@ -6,11 +6,21 @@ use crate::export::Manifest;
 use crate::sampling::SamplingKind;
 use crate::schedule::core::simulation::fakes::export;
 
-const BOUNDS: Bounds =
-    Bounds { max_prompt_tokens: 100, max_beams: 16, max_history_items: 1000, max_denied_items: 1000, vocabulary: 200 };
+const BOUNDS: Bounds = Bounds {
+    max_prompt_tokens: 100,
+    max_beams: 16,
+    max_history_items: 1000,
+    max_denied_items: 1000,
+    vocabulary: 200,
+    max_text_bytes: 50,
+};
 
 fn tokens(tokens: Vec<u32>) -> Request {
     Request::new(1, History::Tokens(tokens), 8, 4)
+}
+
+fn text(text: &str) -> Request {
+    Request::new(1, History::Text(text.into()), 8, 4)
 }
 
 fn items(ids: Vec<u64>) -> Request {
@@ -62,6 +72,8 @@ fn the_door_names_what_is_wrong() {
         (Request { sampling: sampling(f32::INFINITY), ..base() }, bad, "temperature is inf"),
         (Request { scenario: Some(3), ..base() }, RefusalKind::Unsupported, "scenario"),
         (tokens(vec![]), bad, "tokens is empty"),
+        (text(&"\u{e9}".repeat(26)), RefusalKind::TooLong, "the text has 52 bytes; the limit is 50"),
+        (Request { deny_history: true, ..text("tea") }, bad, "deny_history needs a history given as items, not text"),
         (tokens(vec![1, 200]), bad, "tokens[1] is 200; the vocabulary has 200"),
         (tokens(vec![u32::MAX]), bad, "tokens[0]"),
         (tokens(vec![1; 101]), RefusalKind::TooLong, "101 tokens; the limit is 100"),
@@ -76,6 +88,9 @@ fn the_door_names_what_is_wrong() {
     for request in [tokens(vec![199; 100]), Request { deny: deny(1000), ..base() }, items(vec![1; 1000])] {
         assert_eq!(check(&request, &BOUNDS), Ok(()));
     }
+    // Known only where there is no tokenizer to make tokens of it before.
+    let refusal = resolved(text("tea")).unwrap_err();
+    assert!(refusal.kind == RefusalKind::Unsupported && refusal.message.contains("no tokenizer.json"), "{refusal}");
 }
 
 #[test]

@@ -37,6 +37,8 @@ pub fn encode_recommend(request: &Request, limit: usize, out: &mut Vec<u8>) -> R
             tokens.iter().for_each(|token| out.extend_from_slice(&token.to_le_bytes()))
         }),
         History::Items(items) => put_items(&mut frame, Tag::HistoryIds, Tag::HistoryKeys, items),
+        // Its tag is the highest of all: it is written last.
+        History::Text(_) => {}
     }
     // Absent means no ids; an empty list of keys is another value, and is said.
     if request.deny != ItemRefs::Ids(Vec::new()) {
@@ -60,6 +62,9 @@ pub fn encode_recommend(request: &Request, limit: usize, out: &mut Vec<u8>) -> R
     }
     if let Some(sampling) = &request.sampling {
         frame.required(Tag::Sample, |out| put_sampling(out, sampling));
+    }
+    if let History::Text(text) = &request.history {
+        frame.required(Tag::HistoryText, |out| out.extend_from_slice(text.as_bytes()));
     }
     frame.finish(limit)
 }
@@ -105,7 +110,8 @@ pub fn decode_recommend(frame: &Frame<'_>) -> Result<Request, WireError> {
     }
     let missing = |expected| WireError::MissingSection { kind: Kind::Recommend, expected };
     let (beams, top, options) = partial.search.ok_or_else(|| missing("SEARCH"))?;
-    let (_, history) = partial.history.ok_or_else(|| missing("HISTORY_TOKENS, HISTORY_IDS or HISTORY_KEYS"))?;
+    let (_, history) =
+        partial.history.ok_or_else(|| missing("HISTORY_TOKENS, HISTORY_IDS, HISTORY_KEYS or HISTORY_TEXT"))?;
     Ok(Request {
         id: frame.header.id,
         history,
@@ -138,6 +144,10 @@ impl Partial {
             Tag::HistoryIds | Tag::HistoryKeys => {
                 let items = items(tag == Tag::HistoryIds, &mut fields)?;
                 store_one_of(section, tag, &mut self.history, History::Items(items))?;
+            }
+            Tag::HistoryText => {
+                let text = fields.rest_as_text("the prompt")?.to_owned();
+                store_one_of(section, tag, &mut self.history, History::Text(text))?;
             }
             Tag::DenyIds | Tag::DenyKeys => {
                 let items = items(tag == Tag::DenyIds, &mut fields)?;

@@ -90,6 +90,8 @@ tags! {
     Scenario = 0x010a "SCENARIO",
     /// RECOMMEND: draw instead of search.
     Sample = 0x010b "SAMPLE",
+    /// RECOMMEND: the complete prompt as text.
+    HistoryText = 0x010c "HISTORY_TEXT",
     /// RECOMMENDATION: unknown items, prompt tokens.
     Summary = 0x0200 "SUMMARY",
     /// RECOMMENDATION: semantic IDs, scores, items.

@@ -19,6 +19,7 @@ use crate::device::{CohortLane, TokenLane};
 use crate::model::CohortLanes;
 use crate::request::{Provenance, Recommendation, RefusalKind, StageTimings};
 use crate::schedule::resolve::Resolved;
+use crate::schedule::stats::Stats;
 use crate::schedule::ticket::Ticket;
 use fakes::{FakeDevice, FakeModel, searcher, snapshots};
 use scenario::{PATIENT, Planned, Scenario};
@@ -43,9 +44,12 @@ fn hardware(scenario: &Scenario, world: &Shared) -> Hardware {
 pub fn parts(scenario: &Scenario, world: &Shared) -> Parts {
     let shape = &scenario.shape;
     let (clock, again) = (world.clone(), (scenario.clone(), world.clone()));
+    let stats: Arc<Stats> = Arc::default();
+    let told = Arc::clone(&stats);
     Parts {
         hardware: hardware(scenario, world),
         reopen: Box::new(move || {
+            assert!(!told.counts(0).ready, "whoever asks while there is no device is told so");
             again.1.lock().reopen()?;
             Ok(hardware(&again.0, &again.1))
         }),
@@ -59,7 +63,7 @@ pub fn parts(scenario: &Scenario, world: &Shared) -> Parts {
             decoder_prefix: shape.prefix.clone(),
             masks: shape.masks,
         },
-        stats: Arc::default(),
+        stats,
         clock: Box::new(move || clock.lock().now()),
     }
 }
@@ -272,6 +276,10 @@ impl Simulation {
             (0..core.slots.len() as u32).filter(|slot| core.slots[*slot as usize].is_some()).collect();
         assert_eq!(listed, taken, "every taken slot is in exactly one stage");
         assert_eq!(taken.len() + core.free_slots.len(), core.slots.len(), "slots are lost");
+        let told = core.stats.counts(0);
+        assert_eq!(told.ready, core.hardware.is_some(), "readiness is that of the device");
+        assert_eq!((told.slots, told.running), (core.slots.len() as u64, taken.len() as u64));
+        assert_eq!((told.pages - told.free_pages) as usize, pages.len());
 
         // What was under way is for somebody who still waited when the turn began.
         let wanted = |slot: &u32| {
