@@ -9,6 +9,9 @@ use crate::schedule::Limits;
 /// Largest payload of a reply; a longer one is refused `TOO_LONG`.
 pub const MAX_REPLY_BYTES: usize = 64 << 20;
 
+/// Largest payload of a frame before HELLO_OK: whoever has not shown that it may ask holds next to nothing.
+pub const MAX_HANDSHAKE_BYTES: usize = 4 << 10;
+
 /// What a server needs to start.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
