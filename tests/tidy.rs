@@ -17,7 +17,7 @@ fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
 fn lines() -> Vec<(String, usize, String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = Vec::new();
-    for folder in ["engine", "ffi", "benches", "tests", "tools"] {
+    for folder in ["engine", "ffi", "benches", "tests", "tools", "fuzz/src", "fuzz/fuzz_targets"] {
         rust_files(&root.join(folder), &mut files);
     }
     files.retain(|file| !file.ends_with("params/generated.rs") && !file.ends_with("tests/tidy.rs"));

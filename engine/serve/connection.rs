@@ -29,7 +29,7 @@ use super::wire::{
     Bounds, Fault, FaultCode, Frame, FrameReader, HelloOk, Kind, Message, NONCE_BYTES, WireError, decode_recommend,
     encode_answer, encode_refusal, new_nonce,
 };
-use super::{Counters, MAX_REPLY_BYTES, ServerConfig, Service};
+use super::{Counters, MAX_HANDSHAKE_BYTES, MAX_REPLY_BYTES, ServerConfig, Service};
 use crate::request::{Answer, Refusal, RefusalKind, Request};
 
 /// Bytes read from one connection before the others get a turn.
@@ -290,6 +290,7 @@ impl Connection {
         let mut reader = std::mem::replace(&mut self.reader, FrameReader::new(0));
         let mut took_one = false;
         while !self.is_closing() && !self.paused {
+            reader.set_limit(self.frame_limit(ctx));
             match reader.next_frame() {
                 Ok(Some(frame)) => {
                     took_one = true;
@@ -307,6 +308,15 @@ impl Connection {
             _ => waits_for_peer.then_some(ctx.now),
         };
         self.reader = reader;
+    }
+
+    /// Longest payload of the next frame. A request may come right behind HELLO, so this is asked before each frame.
+    fn frame_limit(&self, ctx: &Context<'_>) -> usize {
+        let most = ctx.config.limits.max_frame_bytes;
+        match self.phase {
+            Phase::Hello | Phase::Challenged(_) => most.min(MAX_HANDSHAKE_BYTES),
+            _ => most,
+        }
     }
 
     fn handle(&mut self, frame: &Frame<'_>, ctx: &Context<'_>) {

@@ -20,7 +20,7 @@ pub mod wire;
 
 pub use address::{Address, AddressError};
 pub use admin::{Admin, AdminConfig, AdminReach, Board};
-pub use config::{MAX_REPLY_BYTES, ServeError, ServerConfig};
+pub use config::{MAX_HANDSHAKE_BYTES, MAX_REPLY_BYTES, ServeError, ServerConfig};
 pub use counters::Counters;
 pub use server::{DrainReport, Server};
 

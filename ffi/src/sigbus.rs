@@ -1,6 +1,7 @@
 //! SIGBUS: a mapped file that shrinks under the engine is the one fault that ends the process. The handler says which
 //! file it was and exits with status 3. It uses only what is allowed in a signal handler: atomics, `write`, `_exit`.
 
+use std::collections::BTreeSet;
 use std::ffi::c_int;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -15,7 +16,7 @@ const PATH_BYTES: usize = 1024;
 struct Slot {
     start: AtomicUsize,
     end: AtomicUsize,
-    /// NUL-free path bytes, leaked while registered: a handler may read them at any time.
+    /// Path bytes that are never freed: a handler may read them at any time.
     path: AtomicPtr<u8>,
     path_len: AtomicUsize,
 }
@@ -28,21 +29,29 @@ static TABLE: [Slot; SLOTS] = [const {
         path_len: AtomicUsize::new(0),
     }
 }; SLOTS];
-static WRITERS: Mutex<()> = Mutex::new(());
+/// Paths that were ever registered, each kept once and for good; and who holds the lock may write to the table.
+static PATHS: Mutex<BTreeSet<&'static [u8]>> = Mutex::new(BTreeSet::new());
 
 /// Keeps one mapping known to the handler until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Registration(usize);
 
 pub(crate) fn register(path: &Path, start: usize, len: usize) -> Option<Registration> {
-    let _guard = WRITERS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let mut paths = PATHS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let index = TABLE.iter().position(|slot| slot.end.load(Ordering::Relaxed) == 0)?;
     let bytes = path.as_os_str().as_bytes();
-    let bytes: Box<[u8]> = bytes[..bytes.len().min(PATH_BYTES)].into();
+    let bytes = &bytes[..bytes.len().min(PATH_BYTES)];
+    // They stay allocated for good, since a handler on another thread may still be printing them: once a path, not once a
+    // mapping, so that a file which is replaced and mapped again and again costs nothing.
+    let known = paths.get(bytes).copied();
+    let bytes = known.unwrap_or_else(|| {
+        let kept: &'static [u8] = Box::leak(bytes.into());
+        paths.insert(kept);
+        kept
+    });
     let slot = &TABLE[index];
     slot.path_len.store(bytes.len(), Ordering::Relaxed);
-    // The few path bytes stay allocated for good: a handler on another thread may still be printing them.
-    slot.path.store(Box::leak(bytes).as_mut_ptr(), Ordering::Relaxed);
+    slot.path.store(bytes.as_ptr().cast_mut(), Ordering::Relaxed);
     slot.start.store(start, Ordering::Relaxed);
     slot.end.store(start + len, Ordering::Release);
     Some(Registration(index))
@@ -98,4 +107,23 @@ pub fn install_sigbus_handler() -> std::io::Result<()> {
         libc::sigaction(libc::SIGBUS, &action, std::ptr::null_mut())
     };
     if status == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every mapping once kept a copy of its path for good: three million openings of one catalogue, which a fuzzer makes in
+    /// minutes, took 512 MB.
+    #[test]
+    fn a_path_that_is_mapped_again_is_kept_once() {
+        let path = |registration: &Option<Registration>| {
+            TABLE[registration.as_ref().expect("a free slot").0].path.load(Ordering::Relaxed)
+        };
+        let first = register(Path::new("/a/catalogue"), 1 << 40, 10);
+        let again = register(Path::new("/a/catalogue"), 1 << 41, 10);
+        let other = register(Path::new("/another/catalogue"), 1 << 42, 10);
+        assert_eq!(path(&first), path(&again));
+        assert_ne!(path(&first), path(&other));
+    }
 }

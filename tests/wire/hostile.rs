@@ -9,6 +9,7 @@ use serde_json::Value;
 use sidereal::client::{Client, ClientError};
 use sidereal::request::{History, RefusalKind, Request};
 use sidereal::serve::wire::*;
+use sidereal::serve::{MAX_HANDSHAKE_BYTES, ServerConfig};
 
 use crate::fake::*;
 
@@ -202,6 +203,37 @@ fn a_frame_at_the_limit_is_read_and_one_over_it_is_not() {
     assert_eq!(fault.code, FaultCode::FrameTooLarge);
     assert_eq!(fault.message, "header offset 16: payload of 65540 bytes, expected at most 65536");
     assert_eq!(peer.receive(), None);
+}
+
+/// The limit on a client's frames once held before the handshake too: a thousand strangers who knew no secret could have the
+/// server keep four megabytes of HELLO each, for as long as the stall timeout let them.
+#[test]
+fn a_stranger_is_not_kept_in_memory() {
+    let server = start(ServerConfig { secret: Some(secret()), ..config() }, &FakeEngine::prompt());
+    let header = |kind: Kind, length| Header { kind: kind as u8, flags: 0, id: 0, length, payload_crc: 0 }.encode();
+    let most = MAX_HANDSHAKE_BYTES as u32;
+    let mut hello = RawPeer::silent(&server);
+    hello.send_bytes(&header(Kind::Hello, most + 1));
+    let told = fault(hello.receive());
+    assert_eq!(told.code, FaultCode::FrameTooLarge);
+    assert_eq!(told.message, "header offset 16: payload of 4097 bytes, expected at most 4096");
+    let mut auth = RawPeer::silent(&server);
+    auth.send(&Message::Hello { client: Some("x".repeat(MAX_HANDSHAKE_BYTES - SECTION_HEADER_BYTES)) });
+    assert!(matches!(auth.receive(), Some(Message::Challenge { .. })));
+    auth.send_bytes(&header(Kind::Auth, most + 1));
+    assert_eq!(fault(auth.receive()).code, FaultCode::FrameTooLarge);
+}
+
+/// What follows HELLO at once is a friend's, where there is no secret, and has the whole limit.
+#[test]
+fn a_long_request_may_come_right_behind_hello() {
+    let server = start(config(), &FakeEngine::prompt());
+    let mut peer = RawPeer::silent(&server);
+    let long = Request::new(5, History::Tokens(vec![1; 100_000]), 1, 1);
+    let hello = Message::Hello { client: None }.to_bytes().unwrap();
+    peer.send_bytes(&[hello, Message::Recommend(long).to_bytes().unwrap()].concat());
+    assert!(matches!(peer.receive(), Some(Message::HelloOk(_))));
+    assert!(matches!(peer.receive(), Some(Message::Recommendation(answer)) if answer.id == 5));
 }
 
 #[test]

@@ -25,6 +25,11 @@ impl FrameReader {
         FrameReader { buffer: Vec::new(), taken: 0, limit }
     }
 
+    /// From the next frame on, refuses payloads of more than `limit` bytes.
+    pub fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
     /// Adds bytes that arrived.
     pub fn push(&mut self, bytes: &[u8]) {
         self.compact();

@@ -1,0 +1,4 @@
+//! Fuzzes `manifest`: see `src/lib.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| sidereal_fuzz::run("manifest", data));

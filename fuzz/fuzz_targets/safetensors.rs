@@ -1,0 +1,4 @@
+//! Fuzzes `safetensors`: see `src/lib.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| sidereal_fuzz::run("safetensors", data));
