@@ -72,11 +72,18 @@ prop_compose! {
 prop_compose! {
     fn answer()(
         id in any::<u64>(),
-        results in proptest::collection::vec(ranked(), 0..6),
+        mut results in proptest::collection::vec(ranked(), 0..6),
+        (steps, with_keys, bits) in (0usize..4, any::<bool>(), any::<u32>()),
         (unknown_items, prompt_tokens) in any::<(u32, u32)>(),
         (model, catalog, device, dtype) in (text(), text(), text(), text()),
         times in any::<[u32; 6]>(),
     ) -> Recommendation {
+        for (rank, ranked) in (0u32..).zip(&mut results) {
+            let number = |salt: u32| f32::from_bits(bits.rotate_left(rank) ^ salt);
+            ranked.log_probs =
+                (0..steps as u32).map(|step| LogProb { behaviour: number(step), raw: number(!step) }).collect();
+            ranked.key = with_keys.then(|| number(7));
+        }
         let [resolve_us, queue_us, prefill_us, search_us, expand_us, total_us] = times;
         Recommendation {
             id, results, unknown_items, prompt_tokens,
