@@ -104,11 +104,13 @@ fn encoder_decoder_bf16() {
 #[test]
 fn decoder_only_f32() {
     check("qwen3-gqa", 200, Dtype::F32);
+    check("llama-biases", 80, Dtype::F32);
 }
 
 #[test]
 fn decoder_only_bf16() {
     check("qwen3-gqa", 200, Dtype::Bf16);
+    check("llama-biases", 80, Dtype::Bf16);
 }
 
 /// The same through the socket: three clients, each pipelining its share in an order of its own.

@@ -11,7 +11,7 @@ use sidereal::device::Dtype;
 use sidereal::device::cuda::Cublaslt;
 use sidereal::export::{Comparer, Export, GoldenCase, ListEntry};
 use sidereal::request::{Recommendation, Request};
-use sidereal::schedule::{DeviceChoice, DeviceKind, Engine, Limits};
+use sidereal::schedule::{DeviceChoice, DeviceKind, Engine, Limits, Teacher};
 
 use crate::cli_support::Copy;
 use crate::common::{Seeded, engine_on, golden, golden_names, prompt_request, small_limits};
@@ -91,6 +91,27 @@ fn bf16_equals_transformers() {
     }
 }
 
+/// Teacher forcing, where many slots share a text's pages: two batches of one text, and a short one.
+#[test]
+fn texts_score_as_on_the_cpu() {
+    driver();
+    let mut seeded = Seeded(5);
+    let mut text = |length| (0..length).map(|_| seeded.below(80) as u32).collect::<Vec<u32>>();
+    let texts = vec![text(72), text(3)];
+    let open = |kind| {
+        let choice = DeviceChoice { kind, dtype: Some(Dtype::F32), threads: Some(1), ..DeviceChoice::default() };
+        Teacher::open(&golden("qwen2-linear"), &choice, texts.clone()).unwrap()
+    };
+    let (mut card, mut cpu) = (open(DeviceKind::Cuda(0)), open(DeviceKind::Cpu));
+    for index in [1, 0, 1] {
+        let (found, expected) = (card.log_probs(index).unwrap(), cpu.log_probs(index).unwrap());
+        assert_eq!(found.len(), texts[index].len() - 1);
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!((found - expected).abs() <= 1e-4, "text {index}: {found}, not {expected}");
+        }
+    }
+}
+
 /// Semantic ID and score as bits.
 fn section(answer: &Recommendation) -> Vec<(Vec<u16>, u32)> {
     answer.results.iter().map(|r| (r.sid.clone(), r.score.to_bits())).collect()
@@ -126,7 +147,7 @@ fn requests(vocabulary: u64) -> Vec<Request> {
 /// Batched, chunked differently, or replayed from a recorded step: the same bits as alone.
 #[test]
 fn batched_equals_alone() {
-    for (name, vocabulary) in [("qwen3-gqa", 200), ("t5-gated", 80)] {
+    for (name, vocabulary) in [("qwen3-gqa", 200), ("t5-gated", 80), ("llama-biases", 80)] {
         for (dtype, cublaslt) in TYPES.into_iter().flat_map(|dtype| products().iter().map(move |&on| (dtype, on))) {
             let requests = requests(vocabulary);
             let engine = engine_with(cublaslt, &golden(name), dtype, limits());
