@@ -146,7 +146,8 @@ fn sources() -> Vec<Vec<u8>> {
     header.push(b'\n');
     let npy =
         [&b"\x93NUMPY\x01\x00"[..], &118u16.to_le_bytes(), &header, &[1, 0, 2, 0, 3, 0, 1, 0, 2, 0, 4, 0]].concat();
-    let packed = r#"{"0": [{"pid": 5, "count": 3, "count_after_downsample": 1}], "71868170501": [{"iid": 6}, {"pid": 7}]}"#;
+    let packed =
+        r#"{"0": [{"pid": 5, "count": 3, "count_after_downsample": 1}], "71868170501": [{"iid": 6}, {"pid": 7}]}"#;
     let record = |id: i64, strings: &[u8]| [&id.to_le_bytes()[..], strings, &[5, 0, 0, 0, 70, 0, 0, 0]].concat();
     let strings = b"\x02\0\0\0ab\0\0\0\0";
     let (records, extended) = ([record(9, &[]), record(10, &[])].concat(), record(9, strings));

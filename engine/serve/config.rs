@@ -12,6 +12,7 @@ pub const MAX_REPLY_BYTES: usize = 64 << 20;
 
 /// What a slow request takes unless somebody says otherwise.
 const SLOW_REQUEST: Duration = Duration::from_secs(1);
+
 /// Largest payload of a frame before HELLO_OK: whoever has not shown that it may ask holds next to nothing.
 pub const MAX_HANDSHAKE_BYTES: usize = 4 << 10;
 

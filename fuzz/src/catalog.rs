@@ -96,8 +96,8 @@ fn use_all(catalog: &Catalog) {
     }
     let _ = (catalog.item(0), catalog.item(u64::MAX), catalog.item_by_key("no such key"), catalog.leaf_of_sid(&[0; 9]));
     let mut half: Vec<ItemIndex> = every.iter().copied().step_by(2).collect();
-    assert_eq!(catalog.banned_nodes(&mut half).len(), levels);
-    let banned = catalog.banned_nodes(&mut every);
+    assert_eq!(catalog.banned_nodes(&mut half, None).len(), levels);
+    let banned = catalog.banned_nodes(&mut every, None);
     assert!(banned.iter().zip(0..).all(|(nodes, level)| nodes.len() <= catalog.nodes(level)));
 }
 
@@ -113,7 +113,7 @@ fn check_directions(catalog: &Catalog) {
         }
     }
     // With every item banned, no node is left.
-    let banned = catalog.banned_nodes(&mut every);
+    let banned = catalog.banned_nodes(&mut every, None);
     assert!(banned.iter().zip(0..).all(|(nodes, level)| nodes.len() == catalog.nodes(level)));
 }
 

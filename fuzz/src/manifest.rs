@@ -74,8 +74,8 @@ fn check_export(manifest: &[u8], config: &[u8]) {
     scratch::write(&folder, CONFIG, config);
     let Ok(export) = Export::open(&folder) else { return };
     let _ = export.catalog_path().map_err(|error| error.to_string());
-    let Ok(family) = family(&export) else { return };
-    match (family.describe)(&export) {
+    let Ok(family) = family(export.checkpoint()) else { return };
+    match family.description(&export) {
         Ok(told) => {
             assert!(told.hidden > 0 && told.vocabulary > 0);
             assert!(!told.tensors.is_empty() && told.tensors.len() < 1 << 16, "{} tensors", told.tensors.len());

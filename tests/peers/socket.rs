@@ -18,7 +18,7 @@ pub enum Socket {
 
 impl Socket {
     pub fn connect(address: &Address) -> Socket {
-        let socket = match address {
+        match address {
             Address::Tcp(address) => {
                 let stream = TcpStream::connect(address).unwrap();
                 // Pieces leave as they are written.
@@ -31,8 +31,7 @@ impl Socket {
                 stream.set_read_timeout(Some(PATIENCE)).unwrap();
                 Socket::Unix(stream)
             }
-        };
-        socket
+        }
     }
 
     pub fn try_clone(&self) -> Socket {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use sidereal::request::{History, Item, ItemRefs, Provenance, Ranked, Recommendation, Request, StageTimings};
-use sidereal::sampling::{Sampling, SamplingKind};
+use sidereal::sampling::{LogProb, Sampling, SamplingKind};
 use sidereal::serve::wire::*;
 
 const LIMIT: usize = 1 << 20;
