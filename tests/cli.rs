@@ -164,6 +164,11 @@ fn check_passes_good_exports() {
     sidereal(&["check", &golden_arg("t5-gated")]).exits(0).says("3 tensors not read").says("10 of 10 cases agree");
     sidereal(&["check", &golden_arg("t5-small-catalog"), "--verbose"]).exits(0).says("golden cases").says("F32");
     sidereal(&["check", &golden_arg("t5-small-catalog"), "--dtype", "bf16"]).exits(0).says("in bf16");
+    // Goldens were made of the whole catalogue: what was withdrawn since is no fault of the export.
+    let copy = Copy::of("t5-small-catalog");
+    let first = std::fs::read_to_string(copy.path("items.csv")).unwrap().lines().nth(1).unwrap().to_owned();
+    sidereal(&["catalog", "delist", copy.arg(), "--items", first.split(',').next().unwrap()]).exits(0);
+    sidereal(&["check", copy.arg()]).exits(0).says("4 of 4 cases agree");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::request::Provenance;
 use crate::schedule::EngineFacts;
 use crate::schedule::blueprint::Blueprint;
 use crate::schedule::core::{Geometry, Parts};
-use crate::schedule::engine::EngineConfig;
+use crate::schedule::engine::{Delistings, EngineConfig};
 use crate::schedule::host::Host;
 use crate::schedule::load::{LoadError, catalog_folder, open_catalog};
 use crate::schedule::resolve::Bounds;
@@ -21,7 +21,8 @@ use crate::search::SearchPlan;
 pub(super) struct Loaded {
     pub host: Host,
     pub parts: Parts,
-    pub follower: Follower,
+    /// Who follows the delisting journal, if anybody does.
+    pub follower: Option<Follower>,
     pub facts: EngineFacts,
 }
 
@@ -58,7 +59,13 @@ pub(super) fn bring_up(config: &EngineConfig) -> Result<Loaded, LoadError> {
     }
     let masks = limits.mask_slots(views.len());
     let everything = Snapshot::new(Arc::clone(&catalog), views);
-    let (snapshot, follower) = Follower::catch_up(Journal::beside(&folder), everything)?;
+    let (snapshot, follower) = match config.delistings {
+        Delistings::Followed => {
+            let (snapshot, follower) = Follower::catch_up(Journal::beside(&folder), everything)?;
+            (snapshot, Some(follower))
+        }
+        Delistings::Ignored => (everything, None),
+    };
     let mut blueprint = Blueprint {
         export: Arc::new(export),
         family,

@@ -35,7 +35,17 @@ pub struct Engine {
     catalog: Arc<Catalog>,
     snapshots: Arc<Snapshots>,
     /// Follows the delisting journal until the engine is dropped.
-    _watcher: Watcher,
+    _watcher: Option<Watcher>,
+}
+
+/// What an engine makes of the delisting journal beside its catalogue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Delistings {
+    /// What it takes away is not recommended, from the moment it does.
+    #[default]
+    Followed,
+    /// The whole catalogue counts: goldens were made of it.
+    Ignored,
 }
 
 /// What to serve and how.
@@ -49,6 +59,8 @@ pub struct EngineConfig {
     pub device: DeviceChoice,
     /// Bounds.
     pub limits: Limits,
+    /// The delisting journal.
+    pub delistings: Delistings,
 }
 
 impl EngineConfig {
@@ -59,6 +71,7 @@ impl EngineConfig {
             catalog: None,
             device: DeviceChoice::default(),
             limits: Limits::default(),
+            delistings: Delistings::default(),
         }
     }
 }
@@ -78,7 +91,7 @@ impl Engine {
         let (bounds, stats) = (host.bounds.clone(), Arc::clone(&parts.stats));
         let snapshots = Arc::clone(&host.snapshots);
         let catalog = Arc::clone(snapshots.newest().catalog());
-        let watcher = Watcher::start(follower, Arc::clone(&snapshots), &stats)?;
+        let watcher = follower.map(|follower| Watcher::start(follower, Arc::clone(&snapshots), &stats)).transpose()?;
         // A request is in one queue at a time, and each queue holds all that may be in flight: no send ever blocks.
         let (door, arrivals) = bounded(limits.max_requests);
         let (to_core, newcomers) = bounded(limits.max_requests);

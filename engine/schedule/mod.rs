@@ -22,7 +22,7 @@ mod ticket;
 
 pub(crate) use blueprint::Blueprint;
 pub(crate) use core::Hardware;
-pub use engine::{Engine, EngineConfig};
+pub use engine::{Delistings, Engine, EngineConfig};
 pub use histogram::HistogramSnapshot;
 pub use limits::Limits;
 pub use load::{DeviceChoice, DeviceKind, LoadError, catalog_folder, open_catalog};

@@ -55,7 +55,7 @@ fn engine(panic_at: Option<u64>) -> Engine {
         max_beams: 16,
         max_prompt_tokens: 64,
     };
-    Engine::launch(Loaded { host, parts, follower, facts }, Limits::default()).unwrap()
+    Engine::launch(Loaded { host, parts, follower: Some(follower), facts }, Limits::default()).unwrap()
 }
 
 fn request(id: usize) -> Request {
