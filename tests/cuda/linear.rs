@@ -133,7 +133,7 @@ fn agree(case: Case, actual: &[f32], expected: &[f32]) {
 fn check(case: Case, counts: &[usize]) {
     for (compute, cublaslt) in TYPES.into_iter().flat_map(|compute| products().iter().map(move |&on| (compute, on))) {
         let mut card = Rig::new(cuda_with(compute, cublaslt), case);
-        let plain = usize::from(cublaslt == Cublaslt::On && case.has_whole_rows(compute));
+        let plain = usize::from(cublaslt == Cublaslt::On && case.has_whole_rows(compute) && !case.biased);
         // A card's library may have no algorithm for a shape.
         assert!(!is_emulated() || card.device.cublaslt_weights() == (plain, 1), "{compute:?} {case:?}");
         card.computes_dead_rows = card.device.cublaslt_weights().0 > 0;
