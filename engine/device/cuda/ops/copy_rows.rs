@@ -1,6 +1,6 @@
 //! Copies between compact rows and slots.
 
-use sidereal_ffi::params::{CopyParams, RowList};
+use sidereal_ffi::params::{CopyParams, RequestEntry, RowList};
 
 use super::super::driver::{Kernel, Shape};
 use super::super::{CudaDevice, RowSet};
@@ -14,7 +14,7 @@ const BLOCK_ROWS: usize = 4;
 /// Row i for copy i.
 const IN_ORDER: RowList = RowList { rows: 0, stride: 0, reserved: 0 };
 /// Words of a `RequestEntry`, which begins with its slot.
-const REQUEST_WORDS: u32 = 4;
+const REQUEST_WORDS: u32 = (size_of::<RequestEntry>() / size_of::<u32>()) as u32;
 
 fn listed(rows: u64, stride: u32) -> RowList {
     RowList { rows, stride, reserved: 0 }
