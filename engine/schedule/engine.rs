@@ -144,16 +144,17 @@ impl Engine {
 
     /// What it has counted.
     pub fn counts(&self) -> EngineCounts {
-        self.stats.counts(self.in_flight.load(Ordering::Relaxed))
+        let snapshot = self.snapshots.newest();
+        EngineCounts {
+            catalog: snapshot.version().to_owned(),
+            delisted: snapshot.delisted() as u64,
+            ..self.stats.counts(self.in_flight.load(Ordering::Relaxed))
+        }
     }
 
     /// The same as JSON.
     pub fn stats(&self) -> serde_json::Value {
-        let mut told = self.counts().to_json();
-        let snapshot = self.snapshots.newest();
-        told["catalog"] = snapshot.version().into();
-        told["delisted"] = snapshot.delisted().into();
-        told
+        self.counts().to_json()
     }
 
     /// Takes a request. `done` is called exactly once, from any thread, possibly before this returns. Never blocks.

@@ -100,11 +100,12 @@ impl Stats {
             pages: read(&self.pages),
             device_losses: read(&self.device_losses),
             ready: !self.given_up.load(Ordering::Acquire) && !self.reopening.load(Ordering::Acquire),
+            ..EngineCounts::default()
         }
     }
 }
 
-/// What the engine had counted at some moment. The fields are those of [`Stats`].
+/// What the engine had counted at some moment. The fields are those of [`Stats`], and what the newest snapshot of the catalogue tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EngineCounts {
     /// Requests answered with results.
@@ -137,6 +138,10 @@ pub struct EngineCounts {
     pub device_losses: u64,
     /// There is a device, and requests are served.
     pub ready: bool,
+    /// Version of the catalogue's newest snapshot.
+    pub catalog: String,
+    /// Items that are delisted in it.
+    pub delisted: u64,
 }
 
 impl EngineCounts {
@@ -166,6 +171,8 @@ impl EngineCounts {
             "stages": stages,
             "device_losses": self.device_losses,
             "ready": self.ready,
+            "catalog": self.catalog,
+            "delisted": self.delisted,
         })
     }
 }

@@ -101,7 +101,7 @@ fn an_environment_that_cannot_be_read_fails_cuinit_and_says_why() {
     });
     if let Some(output) = output {
         assert!(
-            stderr(&output).contains("GPU_EMULATOR_FAIL: \"lunch\" is not one of launch, alloc"),
+            stderr(&output).contains("GPU_EMULATOR_FAIL: \"lunch\" is not one of launch, product"),
             "{}",
             stderr(&output)
         );
