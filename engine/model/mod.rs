@@ -4,7 +4,7 @@
 //! enqueues three things: prefill of a token batch, the hidden states that start a search, and the hidden states of one
 //! decode step. It never learns what a request, a trie or a score is: heads and selection are `search`'s.
 //!
-//! Adding a family is one file and one line in [`FAMILIES`]. Decoder-only families of one build share [`decoder`]: their files
+//! Adding a family is one file and one line in [`FAMILIES`]. Decoder-only families of one build share `decoder`: their files
 //! say what `config.json` means.
 
 mod blocks;

@@ -105,7 +105,7 @@ impl Stats {
     }
 }
 
-/// What the engine had counted at some moment. The fields are those of [`Stats`], and what the newest snapshot of the catalogue tells.
+/// What the engine had counted at some moment, and what the newest snapshot of the catalogue tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EngineCounts {
     /// Requests answered with results.
