@@ -132,7 +132,7 @@ DEVICE void perturb(const MaskedParams& p, const Children& children, const Reque
 
 }  // namespace
 
-KERNEL(THREADS) expand_masked(const __grid_constant__ MaskedParams p) {
+KERNEL(THREADS, 4) expand_masked(const __grid_constant__ MaskedParams p) {
     __shared__ MaskedShared shared;
     const uint32_t row = blockIdx.x;
     if (row >= pointer<const uint32_t>(p.counts)[1]) return;
