@@ -124,6 +124,14 @@ pub(crate) fn check_mask(mask: &NodeMask, words: usize, (slot, slots): (u32, usi
     Err(bad("write_mask", format!("{given} words for mask slot {slot} of {slots}, of {words} words each")))
 }
 
+/// Checks that `values` elements are vectors of at most `room` columns for each of `rows` rows.
+pub(crate) fn check_dense(values: usize, rows: usize, room: usize) -> Result<(), DeviceError> {
+    if rows > 0 && values.is_multiple_of(rows) && (1..=room).contains(&(values / rows)) {
+        return Ok(());
+    }
+    Err(bad("write_dense", format!("{values} values for {rows} rows of 1 to {room} columns")))
+}
+
 impl TokenBatch {
     /// Checks that the spans cover the rows of a lane of `rows` rows and `spans` spans, over `slots` slots.
     pub(crate) fn check(&self, (rows, spans): (usize, usize), slots: usize) -> Result<(), DeviceError> {

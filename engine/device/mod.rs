@@ -40,7 +40,7 @@ use crate::catalog::{Catalog, NodeMask};
 use crate::export::TensorView;
 use crate::sampling::{LogProb, Sampling};
 
-pub(crate) use checks::{MAX_LEVELS, check_mask, expect_matrix, read_vector};
+pub(crate) use checks::{MAX_LEVELS, check_dense, check_mask, expect_matrix, read_vector};
 pub(crate) use marks::Marks;
 
 /// Element type of a buffer.
@@ -172,6 +172,10 @@ handles! {
     RelativeBias;
     /// RoPE cosines and sines by position.
     Rope;
+    /// The experts of a layer, with their router.
+    Experts;
+    /// Room for one flow of rows through experts.
+    ExpertsWork;
     /// KV pages of one segment kind, all layers.
     KvPool;
     /// Own-token KV of one cohort lane: `[layer, step, row]`.
@@ -357,6 +361,63 @@ pub struct HeadSource {
     pub whole_vocabulary: bool,
 }
 
+/// How a router weights experts: logits are `router . x`, in f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RouterOrder {
+    /// Weights are the softmax over all experts; the `top_k` largest are taken.
+    SoftmaxThenTopK,
+    /// The `top_k` largest logits are taken; weights are the softmax over those.
+    TopKThenSoftmax,
+}
+
+/// A router's rule. Of equal logits the lower expert number comes first.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Routing {
+    /// Experts of a row: 1 to the number of experts.
+    pub top_k: usize,
+    /// Softmax before or after the choice.
+    pub order: RouterOrder,
+    /// The chosen weights are divided by their sum.
+    pub renormalise: bool,
+    /// Multiplied into the weights at last.
+    pub scale: f32,
+}
+
+/// One expert: a feed-forward block.
+#[derive(Clone, Debug)]
+pub struct ExpertSource {
+    /// `[inner, hidden]`: a gate and an up projection, or one matrix.
+    pub input: Vec<TensorView>,
+    /// `[hidden, inner]`.
+    pub output: TensorView,
+}
+
+/// The routed experts of a layer.
+#[derive(Clone, Debug)]
+pub struct ExpertsSource {
+    /// `[experts, hidden]`.
+    pub router: TensorView,
+    /// How rows are routed.
+    pub routing: Routing,
+    /// All of one shape; 2 to 64.
+    pub experts: Vec<ExpertSource>,
+}
+
+/// Room for one flow of rows through experts, of any layer that fits. It belongs to one queue, as a workspace does.
+#[derive(Clone, Copy, Debug)]
+pub struct ExpertsPlan {
+    /// Rows of the widest batch.
+    pub rows: usize,
+    /// Experts of a layer.
+    pub experts: usize,
+    /// Experts of a row.
+    pub top_k: usize,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Feed-forward width of an expert.
+    pub inner: usize,
+}
+
 /// Activation functions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Activation {
@@ -466,6 +527,23 @@ pub struct LinearArgs {
     pub out: Tensor,
     /// What happens to the products.
     pub epilogue: Epilogue,
+}
+
+/// Arguments of [`Device::experts`].
+#[derive(Clone, Copy, Debug)]
+pub struct ExpertsArgs {
+    /// Rows covered.
+    pub rows: Rows,
+    /// `[rows, hidden]` in the compute type.
+    pub x: Tensor,
+    /// Router and experts.
+    pub experts: Experts,
+    /// Scratch of the rows' queue.
+    pub work: ExpertsWork,
+    /// `Activate`, or `Gate` for experts of two input matrices.
+    pub activation: Epilogue,
+    /// f32 `[rows, hidden]`: the residual stream, added to.
+    pub out: Tensor,
 }
 
 /// Where [`Device::write_kv`] puts keys and values.
@@ -694,6 +772,14 @@ pub trait Device: Send {
     fn head_weight(&mut self, source: &HeadSource) -> Result<Head, DeviceError>;
     /// A relative attention bias.
     fn relative_bias(&mut self, source: &RelativeBiasSource) -> Result<RelativeBias, DeviceError>;
+    /// Packs a router and its experts. Like every weight, experts' matrices are in the compute type; the router is f32.
+    fn experts_weight(&mut self, _source: &ExpertsSource) -> Result<Experts, DeviceError> {
+        Err(DeviceError::Unavailable("this device has no mixture of experts".into()))
+    }
+    /// Scratch for experts.
+    fn experts_work(&mut self, _plan: ExpertsPlan) -> Result<ExpertsWork, DeviceError> {
+        Err(DeviceError::Unavailable("this device has no mixture of experts".into()))
+    }
     /// RoPE tables.
     fn rope(&mut self, source: &RopeSource) -> Result<Rope, DeviceError>;
     /// A paged KV pool. The in-page layout is the device's own.
@@ -709,6 +795,10 @@ pub trait Device: Send {
     fn plan_slots(&mut self, plan: SlotPlan) -> Result<(), DeviceError>;
     /// A lane for token batches of at most `rows` rows, whose operations run on `queue`.
     fn token_lane(&mut self, rows: usize, queue: Queue) -> Result<TokenLane, DeviceError>;
+    /// Room for input vectors of `cols` elements beside every token of a lane.
+    fn plan_dense(&mut self, _lane: TokenLane, _cols: usize) -> Result<(), DeviceError> {
+        Err(DeviceError::Unavailable("this device takes no input vectors".into()))
+    }
     /// A lane for cohorts.
     fn cohort_lane(&mut self, plan: CohortPlan) -> Result<CohortLane, DeviceError>;
     /// Bytes planned so far: (weights, KV, everything else).
@@ -720,6 +810,11 @@ pub trait Device: Send {
     fn write_slot(&mut self, slot: u32, state: &SlotState) -> Result<(), DeviceError>;
     /// Fills a token lane.
     fn write_tokens(&mut self, lane: TokenLane, batch: &TokenBatch) -> Result<(), DeviceError>;
+    /// Gives the rows of the batch that was last written to `lane` their input vectors: `[rows, cols]`, row-major, where
+    /// `cols` is what was planned or less. Written after [`Device::write_tokens`] of the same batch.
+    fn write_dense(&mut self, _lane: TokenLane, _values: &[f32]) -> Result<(), DeviceError> {
+        Err(DeviceError::Unavailable("this device takes no input vectors".into()))
+    }
     /// Fills a mask slot: at most once for a new set of allowed items, not for every request.
     fn write_mask(&mut self, slot: u32, mask: &Arc<NodeMask>) -> Result<(), DeviceError>;
     /// Fills a cohort lane and resets its beam state.
@@ -739,10 +834,24 @@ pub trait Device: Send {
 
     /// `out[row] = table[token of row]`, f32. Rows: `Tokens` (the batch's tokens) or `Beams` (each beam's newest token).
     fn embed(&mut self, rows: Rows, table: Embedding, out: Tensor) -> Result<(), DeviceError>;
+    /// `out[row] = input vector of row`, for every token of a batch; `out` has the vectors' columns, f32 or the compute type.
+    fn embed_dense(&mut self, _lane: TokenLane, _out: Tensor) -> Result<(), DeviceError> {
+        Err(DeviceError::Unavailable("this device takes no input vectors".into()))
+    }
+    /// `out[row] += table[position of row]`, f32: learned positions. A token's position is that in its segment; a beam's, whose
+    /// newest token is its `step`-th, is `prefix_len + step`. Models are planned so that no position leaves the table.
+    fn add_positions(&mut self, _rows: Rows, _table: Embedding, _step: usize, _out: Tensor) -> Result<(), DeviceError> {
+        Err(DeviceError::Unavailable("this device has no learned positions".into()))
+    }
     /// RMS norm: `out = x * rsqrt(mean(x^2) + eps) * weight`.
     fn norm(&mut self, args: &NormArgs) -> Result<(), DeviceError>;
     /// Matrix product with a packed weight, and its bias if it has one.
     fn linear(&mut self, args: &LinearArgs) -> Result<(), DeviceError>;
+    /// Mixture of experts: `out[row] += sum over chosen experts e of weight_e * W_out_e act(W_in_e x[row])`, the sum in the
+    /// order of the choice (weight descending). No row is dropped, however many choose one expert.
+    fn experts(&mut self, _args: &ExpertsArgs) -> Result<(), DeviceError> {
+        Err(DeviceError::Unavailable("this device has no mixture of experts".into()))
+    }
     /// Norms, rotates and scales queries and keys and writes K and V where attention will read them.
     fn write_kv(&mut self, args: &WriteKvArgs) -> Result<(), DeviceError>;
     /// Attention of token rows over a paged segment.

@@ -227,6 +227,10 @@ impl Device for Tracer {
         self.inner.token_lane(rows, queue)
     }
 
+    fn plan_dense(&mut self, lane: TokenLane, cols: usize) -> Result<(), DeviceError> {
+        self.inner.plan_dense(lane, cols)
+    }
+
     fn cohort_lane(&mut self, plan: CohortPlan) -> Result<CohortLane, DeviceError> {
         self.inner.cohort_lane(plan)
     }
@@ -242,6 +246,10 @@ impl Device for Tracer {
     fn write_tokens(&mut self, lane: TokenLane, batch: &TokenBatch) -> Result<(), DeviceError> {
         self.batches.insert(lane, batch.clone());
         self.inner.write_tokens(lane, batch)
+    }
+
+    fn write_dense(&mut self, lane: TokenLane, values: &[f32]) -> Result<(), DeviceError> {
+        self.inner.write_dense(lane, values)
     }
 
     fn write_mask(&mut self, slot: u32, mask: &Arc<NodeMask>) -> Result<(), DeviceError> {
@@ -270,6 +278,10 @@ impl Device for Tracer {
             self.keep(event);
         }
         Ok(())
+    }
+
+    fn embed_dense(&mut self, lane: TokenLane, out: Tensor) -> Result<(), DeviceError> {
+        self.inner.embed_dense(lane, out)
     }
 
     fn norm(&mut self, args: &NormArgs) -> Result<(), DeviceError> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::slots::Slots;
 use crate::catalog::NodeMask;
 use crate::device::noise::Noise;
-use crate::device::{Beam, Cohort, CohortPlan, DeviceError, MAX_LEVELS, Rows, Span, TokenBatch};
+use crate::device::{Beam, Cohort, CohortPlan, DeviceError, MAX_LEVELS, Rows, Span, TokenBatch, check_dense};
 use crate::sampling::{LogProb, Sampling, SamplingKind};
 
 /// A token batch as operations read it.
@@ -22,6 +22,8 @@ pub(super) struct TokenState {
     pub(super) last_rows: Vec<u32>,      // [spans with `last`] batch row
     pub(super) last_slots: Vec<u32>,     // [spans with `last`]
     pub(super) last_positions: Vec<u32>, // [spans with `last`]
+    dense_cols: usize,
+    dense: Vec<f32>, // [rows, columns of the vectors written]
 }
 
 impl TokenState {
@@ -37,12 +39,33 @@ impl TokenState {
             last_rows: room(),
             last_slots: room(),
             last_positions: room(),
+            dense_cols: 0,
+            dense: Vec::new(),
         }
+    }
+
+    /// Room for input vectors of `cols` elements.
+    pub(super) fn plan_dense(&mut self, cols: usize) {
+        self.dense_cols = cols;
+        self.dense = Vec::with_capacity(self.capacity * cols);
     }
 
     /// Bytes planned.
     pub(super) fn bytes(&self) -> usize {
-        self.capacity * (6 * size_of::<u32>() + size_of::<Span>())
+        self.capacity * (6 * size_of::<u32>() + size_of::<Span>() + self.dense_cols * size_of::<f32>())
+    }
+
+    /// Takes over the batch's input vectors.
+    pub(super) fn write_dense(&mut self, values: &[f32]) -> Result<(), DeviceError> {
+        check_dense(values.len(), self.tokens.len(), self.dense_cols)?;
+        self.dense.clear();
+        self.dense.extend_from_slice(values);
+        Ok(())
+    }
+
+    /// The input vectors, row by row.
+    pub(super) fn dense(&self) -> &[f32] {
+        &self.dense
     }
 
     /// Takes over a batch.
@@ -52,6 +75,7 @@ impl TokenState {
             list.clear();
         }
         self.last_positions.clear();
+        self.dense.clear();
         self.tokens.clear();
         self.tokens.extend_from_slice(&batch.tokens);
         self.spans.clear();

@@ -181,6 +181,11 @@ impl Device for CpuDevice {
         Ok(TokenLane(add(&mut self.lanes.tokens, TokenState::plan(rows))))
     }
 
+    fn plan_dense(&mut self, lane: TokenLane, cols: usize) -> Result<(), DeviceError> {
+        self.lanes.tokens[lane.0 as usize].plan_dense(cols);
+        Ok(())
+    }
+
     fn cohort_lane(&mut self, plan: CohortPlan) -> Result<CohortLane, DeviceError> {
         Ok(CohortLane(add(&mut self.lanes.cohorts, CohortState::plan(plan))))
     }
@@ -197,6 +202,10 @@ impl Device for CpuDevice {
 
     fn write_tokens(&mut self, lane: TokenLane, batch: &TokenBatch) -> Result<(), DeviceError> {
         self.lanes.tokens[lane.0 as usize].write(batch, self.lanes.slots.count())
+    }
+
+    fn write_dense(&mut self, lane: TokenLane, values: &[f32]) -> Result<(), DeviceError> {
+        self.lanes.tokens[lane.0 as usize].write_dense(values)
     }
 
     fn write_mask(&mut self, slot: u32, mask: &Arc<NodeMask>) -> Result<(), DeviceError> {
@@ -238,6 +247,22 @@ impl Device for CpuDevice {
         }
         let mut buffer = self.store.write("embed", out);
         rows::embed(&self.pool, &ranges, table, tokens, views::out(&mut buffer, out));
+        Ok(())
+    }
+
+    fn embed_dense(&mut self, lane: TokenLane, to: Tensor) -> Result<(), DeviceError> {
+        let ranges = self.lanes.ranges(Rows::Tokens(lane));
+        let rows = end_of(&ranges);
+        let values = self.lanes.tokens[lane.0 as usize].dense();
+        if values.len() != rows * to.cols {
+            let reason = format!("{} values for {rows} rows of {} columns", values.len(), to.cols);
+            return Err(DeviceError::Failed { op: "embed_dense", reason });
+        }
+        let mut buffer = self.store.write("embed_dense", to);
+        match to.dtype {
+            Dtype::F32 => rows::copy_dense::<f32>(&self.pool, &ranges, values, out(&mut buffer, to)),
+            Dtype::Bf16 => rows::copy_dense::<bf16>(&self.pool, &ranges, values, out(&mut buffer, to)),
+        }
         Ok(())
     }
 

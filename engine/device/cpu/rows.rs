@@ -38,6 +38,20 @@ pub(super) fn embed(pool: &Pool, ranges: &[Range<usize>], table: &TensorView, to
     });
 }
 
+/// `out[row] = values[row]`: input vectors, `[rows, columns of the output]`.
+pub(super) fn copy_dense<T: Element>(pool: &Pool, ranges: &[Range<usize>], values: &[f32], out: Out<T>) {
+    let rows = ranges.last().map_or(0, |range| range.end);
+    let (cols, stride) = (values.len() / rows.max(1), out.stride);
+    let parts = Parts::new(out.data);
+    for_each_row(pool, ranges, cols, |row| {
+        // SAFETY: `for_each_row` visits a row once, and a row's columns lie within its stride.
+        let target = unsafe { parts.range(row * stride..row * stride + cols) };
+        for (to, from) in target.iter_mut().zip(&values[row * cols..][..cols]) {
+            *to = T::from_f32(*from);
+        }
+    });
+}
+
 /// What an RMS norm reads.
 #[derive(Clone, Copy)]
 pub(super) struct Norm<'a> {

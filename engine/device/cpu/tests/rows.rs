@@ -137,3 +137,34 @@ fn a_wrong_shape_names_the_operation() {
     device.write_tokens(lane, &TokenBatch { tokens: vec![0; 2], spans: vec![span(0, 0, 2, true)] }).unwrap();
     let _ = device.norm(&NormArgs { rows: Rows::Tokens(lane), x, weight, eps: 1e-6, out: x });
 }
+
+#[test]
+fn input_vectors_are_copied_beside_their_tokens() {
+    for mut device in devices(2) {
+        let compute = device.facts().compute;
+        device.plan_slots(slot_plan(2)).unwrap();
+        let lane = device.token_lane(4, Queue::Prefill).unwrap();
+        device.plan_dense(lane, 5).unwrap();
+        let batch = TokenBatch { tokens: vec![0; 3], spans: vec![span(0, 0, 2, true), span(1, 2, 1, true)] };
+        device.write_tokens(lane, &batch).unwrap();
+        let wide = device.buffer(4, 5, Dtype::F32).unwrap();
+        let narrow = device.buffer(4, 6, compute).unwrap().columns(2, 3);
+        for (out, cols) in [(wide, 5), (narrow, 3)] {
+            let values: Vec<f32> = (0..3 * cols as u8).map(f32::from).collect();
+            device.write_dense(lane, &values).unwrap();
+            device.embed_dense(lane, out).unwrap();
+            for row in 0..3 {
+                let expected: Vec<f64> = values[row * cols..][..cols].iter().map(|&v| f64::from(v)).collect();
+                assert_close("dense", &read(&device, out, row), &expected, 0.0);
+            }
+            assert_eq!(read(&device, out, 3), vec![0.0; cols]);
+        }
+        for bad in [0, 4, 18] {
+            let error = device.write_dense(lane, &vec![0.0; bad]).unwrap_err();
+            assert!(error.to_string().contains("3 rows of 1 to 5 columns"), "{error}");
+        }
+        // The vectors of another batch are not this one's.
+        device.write_tokens(lane, &batch).unwrap();
+        assert!(matches!(device.embed_dense(lane, wide), Err(DeviceError::Failed { op: "embed_dense", .. })));
+    }
+}
