@@ -47,9 +47,9 @@ pub struct Request {
     pub id: u64,
     /// What the model reads.
     pub history: History,
-    /// Beam width, at least 1; how many semantic IDs are drawn when they are sampled.
+    /// Beam width, at least 1; how many semantic IDs are drawn when they are sampled. With a scenario, 0 = the scenario's.
     pub beams: u32,
-    /// How many semantic IDs to return, at most `beams`.
+    /// How many semantic IDs to return, at most `beams`. With a scenario, 0 = the scenario's.
     pub top: u32,
     /// At most this many items of each semantic ID, in weight order; `None` = all allowed ones.
     pub max_items_per_sid: Option<u32>,
@@ -67,7 +67,7 @@ pub struct Request {
     pub user: Option<String>,
     /// Candidate pool to recommend from.
     pub view: Option<String>,
-    /// Scenario bundle to apply.
+    /// Scenario that says what this request leaves open.
     pub scenario: Option<u32>,
     /// Draw semantic IDs instead of searching for the best.
     pub sampling: Option<Sampling>,

@@ -69,7 +69,8 @@ impl Manifest {
     }
 }
 
-fn name(node: &Node<'_>) -> Result<String, ExportError> {
+/// A name as messages and replies carry it.
+pub(super) fn name(node: &Node<'_>) -> Result<String, ExportError> {
     let expected = format!("a string of 1 to {MAX_NAME_CHARS} characters without control characters");
     let text = node.text(&expected)?;
     if !(1..=MAX_NAME_CHARS).contains(&text.chars().count()) || text.chars().any(char::is_control) {

@@ -14,6 +14,7 @@ mod host;
 mod limits;
 mod load;
 mod resolve;
+mod scenarios;
 mod snapshots;
 mod stats;
 mod teacher;
@@ -22,7 +23,7 @@ mod ticket;
 
 pub(crate) use blueprint::Blueprint;
 pub(crate) use core::Hardware;
-pub use engine::{Delistings, Engine, EngineConfig};
+pub use engine::{Engine, EngineConfig, Sidecars};
 pub use histogram::HistogramSnapshot;
 pub use limits::Limits;
 pub use load::{DeviceChoice, DeviceKind, LoadError, catalog_folder, open_catalog};

@@ -75,10 +75,6 @@ pub fn check(request: &Request, bounds: &Bounds) -> Result<(), Refusal> {
         let (low, high) = (Sampling::TEMPERATURES.start(), Sampling::TEMPERATURES.end());
         return bad(format!("temperature is {}; it must be {low} to {high}", sampling.temperature));
     }
-    if let Some(scenario) = request.scenario {
-        let message = format!("scenario {scenario}: this export has no scenarios");
-        return Err(Refusal::new(RefusalKind::Unsupported, message));
-    }
     let history_items = match &request.history {
         History::Tokens(tokens) => {
             too_long(tokens.len(), bounds)?;

@@ -121,14 +121,14 @@ class Sampling:
 @dataclass
 class Request:
     """One of `tokens` (the complete prompt), `text` (the same for the export's tokenizer), `items` (numeric ids) and `keys`
-    (string keys), oldest first."""
+    (string keys), oldest first. `beams` and `top` that are not given are the scenario's, or 50 and 10 where none is named."""
 
     items: list | None = None
     keys: list | None = None
     tokens: list | None = None
     text: str | None = None
-    beams: int = 50
-    top: int = 10
+    beams: int | None = None
+    top: int | None = None
     max_items_per_sid: int | None = None
     deny_items: list | None = None
     deny_keys: list | None = None
@@ -238,7 +238,11 @@ def encode_recommend(request_id, request):
     if request.deny_items is not None and request.deny_keys is not None:
         raise ValueError("a request denies items by id or by key, not both")
     options = request.deny_history | request.strict << 1 | request.with_text << 2 | request.log_probs << 3
-    sections = [("SEARCH", 1, struct.pack("<III", request.beams, request.top, options))]
+    # 0 stands for the scenario's own.
+    beams, top = (50, 10) if request.scenario is None else (0, 0)
+    beams = beams if request.beams is None else request.beams
+    top = top if request.top is None else request.top
+    sections = [("SEARCH", 1, struct.pack("<III", beams, top, options))]
     if request.tokens is not None:
         sections.append(("HISTORY_TOKENS", 1, struct.pack(f"<{len(request.tokens)}I", *request.tokens)))
     elif request.items is not None:
@@ -797,8 +801,8 @@ def _arguments(arguments):
     history.add_argument("--keys", type=_words, help="history as string keys, oldest first: a,b,c")
     history.add_argument("--tokens", type=_numbers, help="complete prompt as token ids")
     history.add_argument("--prompt", help="complete prompt as text, for the export's tokenizer")
-    parser.add_argument("--beams", type=int, default=50)
-    parser.add_argument("--top", type=int, default=10, help="semantic IDs to return")
+    parser.add_argument("--beams", type=int, help="default: the scenario's, or 50")
+    parser.add_argument("--top", type=int, help="semantic IDs to return; default: the scenario's, or 10")
     parser.add_argument("--max-items-per-sid", type=int)
     parser.add_argument("--deny", type=_numbers, help="numeric ids that must not be recommended")
     parser.add_argument("--deny-keys", type=_words, help="string keys that must not be recommended")
@@ -808,7 +812,7 @@ def _arguments(arguments):
     parser.add_argument("--deadline-ms", type=float)
     parser.add_argument("--user")
     parser.add_argument("--view")
-    parser.add_argument("--scenario", type=int)
+    parser.add_argument("--scenario", type=int, help="scenario of the export that says what is left open")
     parser.add_argument("--sample", choices=SAMPLING_KINDS, help="draw instead of search")
     parser.add_argument("--seed", type=int, default=0, help="of --sample")
     parser.add_argument("--temperature", type=float, default=1.0, help="of --sample")
