@@ -65,9 +65,9 @@ pub struct Request {
     pub id: u64,
     /// What the model reads.
     pub history: History,
-    /// Beam width, at least 1; how many semantic IDs are drawn when they are sampled.
+    /// Beam width, at least 1; how many semantic IDs are drawn when they are sampled. With a scenario, 0 = the scenario's.
     pub beams: u32,
-    /// How many semantic IDs to return, at most `beams`.
+    /// How many semantic IDs to return, at most `beams`. With a scenario, 0 = the scenario's.
     pub top: u32,
     /// At most this many items of each semantic ID, in weight order; `None` = all allowed ones.
     pub max_items_per_sid: Option<u32>,
@@ -85,7 +85,7 @@ pub struct Request {
     pub user: Option<String>,
     /// Candidate pool to recommend from.
     pub view: Option<String>,
-    /// Scenario bundle to apply.
+    /// Scenario that says what this request leaves open.
     pub scenario: Option<u32>,
     /// The item that the shopper acts on, for a scenario that has a trigger.
     pub trigger: Option<ItemRef>,

@@ -19,6 +19,7 @@ mod json;
 mod manifest;
 mod manifest_parse;
 mod prompt;
+mod scenarios;
 mod source;
 mod tensor;
 mod tokenizer;
@@ -35,6 +36,7 @@ pub use golden::{Forced, GOLDEN_CASES, GoldenCase, read_goldens};
 pub use instructions::{Instruction, InstructionSource, MAX_INSTRUCTIONS};
 pub use manifest::{CODES, End, LEVELS, Level, LevelTokens, MANIFEST, Manifest, ScoreMode};
 pub use prompt::PromptTemplate;
+pub use scenarios::{InstructionRule, SCENARIOS, Scenario, ScenarioBounds, Scenarios};
 pub use source::CatalogSource;
 pub use tensor::{TensorView, WeightDtype, first_non_finite};
 pub use tokenizer::{TOKENIZER, TextTokenizer};
@@ -97,6 +99,14 @@ impl Export {
     /// `tokenizer.json`; `None` if there is no such file.
     pub fn tokenizer(&self) -> Result<Option<TextTokenizer>, ExportError> {
         TextTokenizer::open(self.dir())
+    }
+
+    /// `scenarios.json`; `None` if there is no such file.
+    ///
+    /// # Errors
+    /// As [`Scenarios::open`].
+    pub fn scenarios(&self) -> Result<Option<Scenarios>, ExportError> {
+        Scenarios::open(self.dir())
     }
 
     /// The cases of `golden/cases.jsonl`, each checked against the manifest; `None` if there is no such file.

@@ -4,26 +4,27 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::catalog::{Journal, Snapshot, View};
-use crate::export::Export;
+use crate::export::{Export, ScenarioBounds};
 use crate::model;
 use crate::request::Provenance;
 use crate::schedule::EngineFacts;
 use crate::schedule::blueprint::Blueprint;
 use crate::schedule::core::{Geometry, Parts};
-use crate::schedule::engine::{Delistings, EngineConfig};
+use crate::schedule::engine::{EngineConfig, Sidecars};
 use crate::schedule::host::Host;
 use crate::schedule::instructions::Instructions;
 use crate::schedule::load::{LoadError, catalog_folder, open_catalog};
 use crate::schedule::resolve::Bounds;
-use crate::schedule::snapshots::{Follower, Snapshots};
+use crate::schedule::scenarios::ScenarioFollower;
+use crate::schedule::snapshots::{Follower, Followers, Snapshots};
 use crate::search::SearchPlan;
 
 /// What the threads own, and what is told about it.
 pub(super) struct Loaded {
     pub host: Host,
     pub parts: Parts,
-    /// Who follows the delisting journal, if anybody does.
-    pub follower: Option<Follower>,
+    /// Who follows the delisting journal and the scenarios, if anybody does.
+    pub followers: Option<Followers>,
     pub facts: EngineFacts,
 }
 
@@ -63,12 +64,19 @@ pub(super) fn bring_up(config: &EngineConfig) -> Result<Loaded, LoadError> {
     }
     let masks = limits.mask_slots(views.len());
     let everything = Snapshot::new(Arc::clone(&catalog), views);
-    let (snapshot, follower) = match config.delistings {
-        Delistings::Followed => {
-            let (snapshot, follower) = Follower::catch_up(Journal::beside(&folder), everything)?;
-            (snapshot, Some(follower))
+    let (snapshot, followers) = match config.sidecars {
+        Sidecars::Followed => {
+            let scenarios = ScenarioBounds {
+                views: everything.views().map(|(view, _)| view.name().to_owned()).collect(),
+                instructions: manifest.instructions().iter().map(|listed| listed.name.clone()).collect(),
+                max_beams: limits.max_beams,
+                max_deadline: limits.max_deadline,
+            };
+            let scenarios = ScenarioFollower::catch_up(export.dir(), scenarios)?;
+            let (snapshot, journal) = Follower::catch_up(Journal::beside(&folder), everything)?;
+            (snapshot, Some(Followers { journal, scenarios }))
         }
-        Delistings::Ignored => (everything, None),
+        Sidecars::Ignored => (everything, None),
     };
     let mut blueprint = Blueprint {
         export: Arc::new(export),
@@ -101,6 +109,7 @@ pub(super) fn bring_up(config: &EngineConfig) -> Result<Loaded, LoadError> {
         workspace_bytes = rest,
         views = snapshot.views().len(),
         delisted = snapshot.delisted(),
+        scenarios = followers.as_ref().map_or(0, |followers| followers.scenarios.set().count()),
         took_ms = began.elapsed().as_millis() as u64,
         "loaded"
     );
@@ -140,5 +149,5 @@ pub(super) fn bring_up(config: &EngineConfig) -> Result<Loaded, LoadError> {
         instructions,
     };
     let host = Host { manifest, snapshots: Snapshots::new(snapshot), tokenizer, bounds, plan, provenance };
-    Ok(Loaded { host, parts, follower, facts })
+    Ok(Loaded { host, parts, followers, facts })
 }

@@ -15,6 +15,7 @@ mod instructions;
 mod limits;
 mod load;
 mod resolve;
+mod scenarios;
 mod snapshots;
 mod stats;
 mod teacher;
@@ -23,7 +24,7 @@ mod ticket;
 
 pub(crate) use blueprint::Blueprint;
 pub(crate) use core::Hardware;
-pub use engine::{Delistings, Engine, EngineConfig};
+pub use engine::{Engine, EngineConfig, Sidecars};
 pub use histogram::HistogramSnapshot;
 pub(crate) use instructions::Instructions;
 pub use limits::Limits;

@@ -123,14 +123,14 @@ class Sampling:
 @dataclass
 class Request:
     """One of `tokens` (the complete prompt), `text` (the same for the export's tokenizer), `items` (numeric ids) and `keys`
-    (string keys), oldest first."""
+    (string keys), oldest first. `beams` and `top` that are not given are the scenario's, or 50 and 10 where none is named."""
 
     items: list | None = None
     keys: list | None = None
     tokens: list | None = None
     text: str | None = None
-    beams: int = 50
-    top: int = 10
+    beams: int | None = None
+    top: int | None = None
     max_items_per_sid: int | None = None
     deny_items: list | None = None
     deny_keys: list | None = None
@@ -266,7 +266,11 @@ def encode_recommend(request_id, request):
     if request.trigger_item is not None and request.trigger_key is not None:
         raise ValueError("a request has one trigger, by id or by key")
     options = request.deny_history | request.strict << 1 | request.with_text << 2 | request.log_probs << 3
-    sections = [("SEARCH", 1, struct.pack("<III", request.beams, request.top, options))]
+    # 0 stands for the scenario's own.
+    beams, top = (50, 10) if request.scenario is None else (0, 0)
+    beams = beams if request.beams is None else request.beams
+    top = top if request.top is None else request.top
+    sections = [("SEARCH", 1, struct.pack("<III", beams, top, options))]
     if request.tokens is not None:
         sections.append(("HISTORY_TOKENS", 1, struct.pack(f"<{len(request.tokens)}I", *request.tokens)))
     elif request.items is not None:
@@ -869,8 +873,8 @@ def _arguments(arguments):
     history.add_argument("--keys", type=_words, help="history as string keys, oldest first: a,b,c")
     history.add_argument("--tokens", type=_numbers, help="complete prompt as token ids")
     history.add_argument("--prompt", help="complete prompt as text, for the export's tokenizer")
-    parser.add_argument("--beams", type=int, default=50)
-    parser.add_argument("--top", type=int, default=10, help="semantic IDs to return")
+    parser.add_argument("--beams", type=int, help="default: the scenario's, or 50")
+    parser.add_argument("--top", type=int, help="semantic IDs to return; default: the scenario's, or 10")
     parser.add_argument("--max-items-per-sid", type=int)
     parser.add_argument("--deny", type=_numbers, help="numeric ids that must not be recommended")
     parser.add_argument("--deny-keys", type=_words, help="string keys that must not be recommended")
@@ -880,7 +884,7 @@ def _arguments(arguments):
     parser.add_argument("--deadline-ms", type=float)
     parser.add_argument("--user")
     parser.add_argument("--view")
-    parser.add_argument("--scenario", type=int)
+    parser.add_argument("--scenario", type=int, help="scenario of the export that says what is left open")
     parser.add_argument("--trigger", type=int, help="the item that the shopper acts on, by numeric id")
     parser.add_argument("--instructions", type=json.loads, default={}, metavar="JSON",
                         help='values of instructions: {"NAME": [0.5, ..]} or {"NAME": 3}')

@@ -6,13 +6,15 @@ use crossbeam_channel::{Receiver, bounded};
 
 use super::*;
 use crate::catalog::Journal;
+use crate::export::ScenarioBounds;
 use crate::request::{Answer, History, Provenance};
 use crate::schedule::core::simulation::fakes::export;
 use crate::schedule::core::simulation::parts;
 use crate::schedule::core::simulation::scenario::Scenario;
 use crate::schedule::core::simulation::world::{Known, World, prompt};
 use crate::schedule::host::Host;
-use crate::schedule::snapshots::Follower;
+use crate::schedule::scenarios::ScenarioFollower;
+use crate::schedule::snapshots::{Follower, Followers};
 use crate::search::SearchPlan;
 
 const REQUESTS: usize = 12;
@@ -39,7 +41,8 @@ fn engine(panic_at: Option<u64>) -> Engine {
     };
     let everything = Snapshot::new(Arc::clone(catalog), Vec::new());
     let journal = Journal::at(Path::new("no journal.delist"));
-    let (snapshot, follower) = Follower::catch_up(journal, everything).unwrap();
+    let (snapshot, journal) = Follower::catch_up(journal, everything).unwrap();
+    let scenarios = ScenarioFollower::catch_up(Path::new("no export"), ScenarioBounds::default()).unwrap();
     let host = Host {
         manifest: manifest.clone(),
         snapshots: Snapshots::new(snapshot),
@@ -56,7 +59,8 @@ fn engine(panic_at: Option<u64>) -> Engine {
         max_beams: 16,
         max_prompt_tokens: 64,
     };
-    Engine::launch(Loaded { host, parts, follower: Some(follower), facts }, Limits::default()).unwrap()
+    Engine::launch(Loaded { host, parts, followers: Some(Followers { journal, scenarios }), facts }, Limits::default())
+        .unwrap()
 }
 
 fn request(id: usize) -> Request {

@@ -75,7 +75,6 @@ fn the_door_names_what_is_wrong() {
         (Request { sampling: sampling(f32::NAN), ..base() }, bad, "temperature is NaN; it must be 0.01 to 100"),
         (Request { sampling: sampling(0.0), ..base() }, bad, "temperature is 0;"),
         (Request { sampling: sampling(f32::INFINITY), ..base() }, bad, "temperature is inf"),
-        (Request { scenario: Some(3), ..base() }, RefusalKind::Unsupported, "scenario"),
         (tokens(vec![]), bad, "tokens is empty"),
         (text(&"\u{e9}".repeat(26)), RefusalKind::TooLong, "the text has 52 bytes; the limit is 50"),
         (Request { deny_history: true, ..text("tea") }, bad, "deny_history needs a history given as items, not text"),

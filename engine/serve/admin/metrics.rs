@@ -41,6 +41,7 @@ impl Collector for Metrics {
         requests(&mut out, &engine, &counters)?;
         stages(&mut out, &engine)?;
         work(&mut out, &engine)?;
+        scenarios(&mut out, &engine)?;
         sockets(&mut out, &counters)?;
         process::encode(&mut out)
     }
@@ -89,6 +90,16 @@ fn work(out: &mut Families<'_>, engine: &EngineCounts) -> fmt::Result {
     out.counter("sidereal_prefill_tokens", "Prompt tokens prefilled", engine.prefill_tokens as f64)?;
     out.counter("sidereal_decoded_beams", "Beam rows decoded, each step counted", engine.decoded_beams as f64)?;
     out.counter("sidereal_device_losses", "Times the device was lost and opened again", engine.device_losses as f64)
+}
+
+fn scenarios(out: &mut Families<'_>, engine: &EngineCounts) -> fmt::Result {
+    out.gauge("sidereal_scenarios", "Scenarios in force", engine.scenarios)?;
+    let reloads = [("applied", engine.scenarios_applied), ("refused", engine.scenarios_refused)];
+    out.counters(
+        "sidereal_scenario_reloads",
+        "New scenario files, by whether they were taken or the former ones held",
+        reloads.into_iter().map(|(outcome, count)| ([("outcome", outcome)], count)),
+    )
 }
 
 fn sockets(out: &mut Families<'_>, counters: &Counters) -> fmt::Result {
