@@ -307,6 +307,13 @@ class Conversations(unittest.TestCase):
             self.assertEqual(sidereal.main(["--address", "nonsense", "--items", "1"]), 3)
         self.assertIn("HOST:PORT", error.getvalue())
 
+    def test_what_is_left_out_is_the_scenario_s(self):
+        for said, expected in (({}, (50, 10)), ({"scenario": 0}, (0, 0)), ({"scenario": 3, "beams": 7}, (7, 0)),
+                               ({"scenario": 3, "top": 4}, (0, 4)), ({"beams": 0, "top": 5}, (0, 5))):
+            frame = sidereal.encode_recommend(1, sidereal.Request(items=[1], **said))
+            request = sidereal.decode_payload("RECOMMEND", 1, frame[28:])
+            self.assertEqual((request.beams, request.top), expected, said)
+
     def test_contradictory_requests(self):
         for request in (sidereal.Request(), sidereal.Request(items=[], keys=[]),
                         sidereal.Request(items=[1], deny_items=[1], deny_keys=["a"])):
