@@ -11,6 +11,7 @@ import torch
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+import oxygenrec
 from golden_search import watch
 
 
@@ -41,7 +42,14 @@ for kind, function in KINDS.items():
 
 def rounded(model, kind):
     """Changes `model` (f32, freshly loaded) and returns it."""
-    model.set_attn_implementation(kind)
+    if isinstance(model, oxygenrec.OxygenRec):
+        for module in model.modules():
+            if isinstance(module, oxygenrec.Attention):
+                module.core = KINDS[kind]
+            if isinstance(module, oxygenrec.Router):  # its weights stay f32, what it reads does not
+                module.register_forward_pre_hook(lambda _, args: (bf16(args[0]),))
+    else:
+        model.set_attn_implementation(kind)
     head = model.get_output_embeddings()
     model.lm_head = torch.nn.Linear(head.in_features, head.out_features, bias=False)  # a tied table is read unrounded
     model.lm_head.weight = head.weight

@@ -1,4 +1,5 @@
-"""Makes tests/goldens: tiny seeded exports with results computed by Hugging Face `transformers`.
+"""Makes tests/goldens: tiny seeded exports with results computed by Hugging Face `transformers`; of the family `oxygenrec`, which
+Hugging Face does not have, by our own reference model, oxygenrec.py.
 
     python tools/python/make_goldens.py --out tests/goldens            # write every export anew
     python tools/python/make_goldens.py --check [--out tests/goldens]  # make them elsewhere and compare (scores within 1e-5)
@@ -18,6 +19,7 @@ Format of an export's `golden/cases.jsonl` (what `sidereal check` reads), one JS
     reference   "hf_generate": results and scores are HF's own `generate(num_beams=B, prefix_allowed_tokens_fn=..)`.
                 "hf_logits": a plain beam search over HF's logits (golden_search.py), where HF's search cannot say it: under
                 every other score mode than `full_then_mask`, and where fewer than B SIDs exist (HF fills up with dead beams).
+                "oxygenrec": the same search over the logits of oxygenrec.py.
 
 Scores. score = (sum of the log-probabilities of the levels and of the scored end tokens) / length ^ length_penalty, where
 length = levels + scored end tokens. HF divides by the number of generated tokens; it is made to generate the end tokens
@@ -49,6 +51,8 @@ from transformers.utils import logging
 import activations
 import golden_bf16
 import golden_models as models
+import oxygenrec
+from golden_oxygenrec import ROUTER_MARGIN, OxygenScorer
 from golden_search import Scorer, Trie, watch
 
 MARGIN = 4e-4
@@ -58,6 +62,8 @@ AGREE = 2e-5
 
 def load(spec, folder):
     """The model as HF itself loads the finished directory; weights of every dtype are computed in f32."""
+    if spec.family == "oxygenrec":
+        return oxygenrec.load(folder)
     cls = {"t5": T5ForConditionalGeneration, "qwen2": Qwen2ForCausalLM, "qwen3": Qwen3ForCausalLM, "llama": LlamaForCausalLM}[spec.family]
     model, info = cls.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     assert not info["missing_keys"] and not info["mismatched_keys"], info
@@ -80,6 +86,8 @@ def attach_heads(model, folder, names):
 
 
 def scorer(spec, model, manifest, trie):
+    if spec.family == "oxygenrec":
+        return OxygenScorer(model, manifest, trie)
     config = model.config
     # HF 5.x: with a cache, `generate` on a T5 decoder deeper than its encoder fails with an IndexError in the cache.
     use_cache = spec.family != "t5" or config.num_decoder_layers <= config.num_layers
@@ -109,13 +117,14 @@ def close(a, b, tolerance):
 def make_case(spec, score, exact, rows, prompts, number, beams):
     """`prompts`: candidates; the first on which nothing hangs on less than MARGIN is taken."""
     for tokens in prompts:
+        score.closest = float("inf")
         results, margin = score.plain_beam(tokens, beams)
-        if margin >= MARGIN:
+        if margin >= MARGIN and score.closest >= ROUTER_MARGIN:
             break
     else:
         raise ValueError(f"{spec.name}, case {number}: close calls in the lists of all candidate prompts")
-    reference = "hf_logits"
-    if score.mode == "full_then_mask":
+    reference = "oxygenrec" if spec.family == "oxygenrec" else "hf_logits"
+    if reference == "hf_logits" and score.mode == "full_then_mask":
         found, full = score.hf_generate(tokens, beams)
         assert [sid for sid, _ in found] == [sid for sid, _ in results], (spec.name, number, margin)
         assert close([s for _, s in found], [s for _, s in results], AGREE), (spec.name, number)
@@ -133,6 +142,7 @@ def make_case(spec, score, exact, rows, prompts, number, beams):
         for found, total in results:
             assert found != sid or abs(sum(logprobs) / scale - total) <= AGREE, (spec.name, number, "sum")
         forced.append({"sid": sid, "logprobs": [f32(p) for p in logprobs]})
+    assert score.closest >= ROUTER_MARGIN, (spec.name, number, "a close call of a router")
     return {"id": number, "tokens": tokens, "beams": beams, "score": score.mode,
             "results": [{"sid": sid, "score": f32(s)} for sid, s in results], "forced": forced, "reference": reference}, margin
 
@@ -169,6 +179,8 @@ def write_goldens(spec, folder, manifest, rows, prompts):
         cases.append(case)
         margins.append(margin)
     assert_lively(spec, cases)
+    if spec.tied_experts:
+        assert score.ties > 0 and all(len(used) < exact.model.config.num_experts for used in score.used.values()), (spec.name, score.used)
     with open(os.path.join(folder, "golden", "cases.jsonl"), "w", newline="\n") as f:
         f.writelines(json.dumps(c, separators=(",", ":")) + "\n" for c in cases)
     if spec.activations:
