@@ -47,7 +47,13 @@ class Spec:
     activations: bool = False        # record golden/activations.safetensors
     hf_names: bool = True            # oxygenrec: dense feed-forward blocks under HF's names, not OneRec's
     tied_experts: dict = dataclasses.field(default_factory=dict)   # oxygenrec: router row -> the row that it is a copy of
+    inputs: dict = dataclasses.field(default_factory=dict)   # oxygenrec: `sizes` of OxygenRec; cases are then requests
     calm: float = 1.0                # divides what makes attention peaked (T5: q and o; decoders: o, and the head norms or q and k)
+
+    @property
+    def requests(self):
+        """Whether `cases` holds (recipe of a request, beams), for golden_oxygenrec.request."""
+        return bool(self.inputs)
 
     def rng(self, *key):
         digest = hashlib.sha256("/".join(map(str, (self.name,) + key)).encode()).digest()
@@ -275,6 +281,7 @@ def encoder_decoder_shapes(spec):
     if spec.lm_head:
         yield "lm_head.weight", (spec.vocab, d), 0.6
     yield from level_heads(spec, d)
+    yield from input_shapes(spec, d)
     for name in spec.extra:
         yield name, None, None
 
@@ -300,6 +307,41 @@ def feed_forward_shapes(spec, c, stack, layer, p):
         yield from block(f"{p}.ffn", c["d_ff"], own)
     else:
         yield from block(f"{p}.DenseReluDense", c["d_ff"], ("wi_0", "wi_1" if gated else "wi"))
+
+
+def input_shapes(spec, d):
+    """Instructions, history and retrieval of oxygenrec."""
+    def layers(name, read, width):
+        for i, shape in enumerate(((width, read), (d, width))):
+            yield f"{name}.{i}.weight", shape, (1.5 if i else 1.0) * shape[1] ** -0.5
+            yield f"{name}.{i}.bias", shape[:1], 0.2
+
+    for given in spec.manifest.get("instructions", []):
+        p, width = f"instructions.{given['name']}", spec.inputs["hidden"].get(given["name"], d)
+        yield f"{p}.default", (d,), 0.6
+        if "ids" in given:
+            yield f"{p}.table.weight", (len(given["ids"]), d), 0.8
+        else:
+            yield from layers(f"{p}.adapter", given["size"], width)
+        if given.get("trigger"):
+            yield f"{p}.trigger_default", (d,), 0.6
+            yield from layers(f"{p}.fusion", 2 * d, width)
+    widths = []
+    for feature in spec.manifest.get("history", {}).get("features", []):
+        shape = spec.inputs["tables"][feature["name"]]
+        widths.append(shape[1])
+        yield f"history.tables.{feature['name']}.weight", shape, 0.6
+    width = widths and (widths[0] if spec.manifest["history"].get("combine") == "sum" else sum(widths))
+    if projection := spec.inputs.get("projection"):
+        yield "history.projection.weight", (d, width), width ** -0.5
+        if projection == "bias":
+            yield "history.projection.bias", (d,), 0.2
+    if "retrieval" in spec.manifest:
+        size = spec.inputs["retrieval"]
+        for name, read in (("query", d * len(spec.manifest["retrieval"]["instructions"])), ("key", width)):
+            yield f"retrieval.{name}.weight", (size, read), read ** -0.5
+            if spec.inputs.get("retrieval_bias"):
+                yield f"retrieval.{name}.bias", (size,), 0.2
 
 
 def level_heads(spec, d):
@@ -411,6 +453,12 @@ def write_export(spec, folder):
     rows, declared = catalogue(spec), manifest(spec)
     write_json(os.path.join(folder, "config.json"), config)
     write_manifest(os.path.join(folder, "sidereal.json"), declared)
-    write_weights(folder, weights(spec, scaled), spec.shards)
+    tensors = weights(spec, scaled)
+    for number, feature in enumerate(declared.get("history", {}).get("features", [])):
+        dtype = list(DTYPES.values())[number % len(DTYPES)]   # the tables of an export are of different types
+        table = tensors.pop(f"history.tables.{feature['name']}.weight").to(dtype)
+        os.makedirs(os.path.dirname(os.path.join(folder, feature["table"])), exist_ok=True)
+        save_file({"weight": table}, os.path.join(folder, feature["table"]))
+    write_weights(folder, tensors, spec.shards)
     write_items(os.path.join(folder, "items.csv"), rows, len(spec.codes))
     return declared, rows

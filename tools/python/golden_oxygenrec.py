@@ -1,25 +1,41 @@
 """The goldens' scorer for `oxygenrec`: the searches of golden_search.py over the reference model (oxygenrec.py), which has no
-`generate` of its own to be held against. `tests/goldens` holds requests of tokens.
+`generate` of its own to be held against; and the requests with instructions and histories of features, from `Spec.cases`.
 """
 import torch
 
 import oxygenrec
 from golden_search import Scorer
+from oxygenrec_inputs import encoder_inputs, instruction_vectors
 
 # A row whose last chosen and first left expert are closer than this (and not equal) could go elsewhere by rounding alone.
 ROUTER_MARGIN = 3e-5
+# The same of a history item that retrieval keeps, or not.
+RETRIEVAL_MARGIN = 1e-4
 
 
 class OxygenScorer(Scorer):
-    """A prompt is a list of tokens."""
+    """A prompt is a list of tokens, or a request as oxygenrec_inputs.py has it."""
 
-    def __init__(self, model, manifest, trie):
+    def __init__(self, model, manifest, trie, items):
+        """`items`: {item id: sid}, for triggers."""
         super().__init__(model, manifest, True, False, trie)
-        self.closest, self.ties, self.used = float("inf"), 0, {}
+        self.items, self.ties, self.used = items, 0, {}
+        self.forget()
         for name, module in model.named_modules():
             if isinstance(module, oxygenrec.Experts):
                 self.used[name] = set()
                 module.router.register_forward_hook(lambda _, __, logits, name=name, module=module: self.note(name, module, logits))
+
+    def forget(self):
+        """Of close calls so far."""
+        self.closest = float("inf")
+        if self.model.retrieval is not None:
+            self.model.retrieval.closest = float("inf")
+
+    def safe(self):
+        """Whether no router and no retrieval made a close call since `forget`."""
+        retrieval = self.model.retrieval
+        return self.closest >= ROUTER_MARGIN and (retrieval is None or retrieval.closest >= RETRIEVAL_MARGIN)
 
     def note(self, name, module, logits):
         """Remembers how close a router's choice was, how often a tie decided, and which experts were used."""
@@ -30,12 +46,27 @@ class OxygenScorer(Scorer):
         self.closest = min([self.closest] + gap[gap > 0].tolist())
         self.used[name] |= set(module.route(logits)[1].flatten().tolist())
 
+    def inputs(self, prompt):
+        """-> ([n, d] encoder inputs, {instruction: vector}, names of defaults, history items kept or None)"""
+        request = prompt if isinstance(prompt, dict) else {"tokens": prompt}
+        trigger = request.get("trigger")
+        vectors, defaulted = instruction_vectors(self.model, request, None if trigger is None else self.tokens(self.items[trigger]))
+        return *encoder_inputs(self.model, request, vectors), vectors, defaulted
+
     def encode(self, prompt):
-        return self.model.encode(self.model.shared(torch.tensor([prompt])))
+        return self.model.encode(self.inputs(prompt)[0][None])
 
     def prefix(self, prompt):
-        """Input vectors before the first level, [positions, d_model]."""
-        return self.model.shared(torch.tensor(self.start))
+        """Input vectors before the first level, [positions, d_model]: those of decoder_prefix, then the instructions."""
+        vectors = self.inputs(prompt)[2].values()
+        return torch.cat([self.model.shared(torch.tensor(self.start)), *(vector[None] for vector in vectors)])
+
+    @torch.inference_mode()
+    def about(self, prompt):
+        """What a case of a request says beside its results."""
+        _, kept, vectors, defaulted = self.inputs(prompt)
+        numbers = {name: [float(f"{x:.8g}") for x in vector.tolist()] for name, vector in vectors.items()}
+        return ({} if kept is None else {"kept": kept}) | {"defaulted": defaulted, "vectors": numbers}
 
     def logits(self, prompt, encoded, rows):
         rows = torch.tensor(rows, dtype=torch.long).view(len(rows), -1)
@@ -48,3 +79,49 @@ class OxygenScorer(Scorer):
         if self.mode == "level_head":
             return self.model.heads[level](logits).log_softmax(-1)
         return super().level_log_probs(logits, level, prefixes)
+
+
+def request(spec, rows, recipe, attempt, number):
+    """A seeded request. `recipe`: `tokens`, `features` or `embedded` with their number; `scenario` and `behaviour` with ids;
+    `trigger` True; `give`: names of the instructions that it brings."""
+    rng, out = spec.rng("request", number, attempt), {}
+    if "tokens" in recipe:
+        out["tokens"] = [int(t) for t in rng.integers(spec.first, spec.first + sum(spec.codes), recipe["tokens"])]
+    if "features" in recipe:
+        sizes = [spec.inputs["tables"][f["name"]][0] for f in spec.manifest["history"]["features"]]
+        items = [[int(rng.integers(size)) for size in sizes] for _ in range(recipe["features"])]
+        for i in range(3, len(items)):                       # users come back to items: equal similarities
+            if rng.random() < 0.15:
+                items[i] = items[int(rng.integers(i))]
+        out["features"] = items
+    if "embedded" in recipe:
+        d = spec.config.get("d_model", 32)
+        out["embedded"] = [numbers(rng, d, 0.6) for _ in range(recipe["embedded"])]
+    out |= {key: recipe[key] for key in ("scenario", "behaviour") if key in recipe}
+    if recipe.get("trigger"):
+        out["trigger"] = int(rows[rng.integers(len(rows))][0])
+    given = {}
+    for instruction in spec.manifest.get("instructions", []):
+        if instruction["name"] in recipe.get("give", []):
+            given[instruction["name"]] = (instruction["ids"][int(rng.integers(len(instruction["ids"])))] if "ids" in instruction
+                                          else numbers(rng, instruction["size"], 1.0))
+    return out | ({"instructions": given} if given else {})
+
+
+def numbers(rng, count, scale):
+    return [round(float(x), 3) for x in scale * rng.standard_normal(count)]
+
+
+def assert_inputs_matter(spec, score, cases):
+    """An export whose scores ignore an instruction, or the newest item that the encoder reads, would prove nothing."""
+    for case in cases:
+        asked, sid = case["request"], case["results"][0]["sid"]
+        base = sum(score.forced(asked, sid))
+        without = [{k: v for k, v in asked.items() if k != key} for key in ("scenario", "trigger", "behaviour") if key in asked]
+        given = asked.get("instructions", {})
+        without += [asked | {"instructions": {k: v for k, v in given.items() if k != name}} for name in given]
+        [key] = {"tokens", "features", "embedded"} & set(asked)
+        last = (case.get("kept") or [len(asked[key]) - 1])[-1]
+        without += [asked | {key: asked[key][:last] + asked[key][last + 1:]}] if len(asked[key]) > 1 else []
+        for other in without:
+            assert abs(sum(score.forced(other, sid)) - base) > 1e-3, (spec.name, case["id"], set(asked) - set(other) or "a value")

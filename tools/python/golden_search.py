@@ -66,6 +66,12 @@ class Scorer:
         # generated tokens, which is the same number because `hf_generate` generates the end only when it is scored.
         self.length = len(self.level_tokens) + len(self.end)
 
+    def forget(self):
+        """Of close calls so far: these models make none but those of the search."""
+
+    def safe(self):
+        return True
+
     def encode(self, prompt):
         """What does not change from step to step: the encoder output, or nothing for a decoder-only model."""
         if not self.encoder_decoder:

@@ -4,6 +4,7 @@ Hugging Face does not have, by our own reference model, oxygenrec.py.
     python tools/python/make_goldens.py --out tests/goldens            # write every export anew
     python tools/python/make_goldens.py --check [--out tests/goldens]  # make them elsewhere and compare (scores within 1e-5)
     python tools/python/make_goldens.py --only t5-relu ...             # some of them
+    python tools/python/make_goldens.py --requests [--check]           # those of tests/oxygenrec (its README has their format)
 
 Needs torch (CPU), transformers 5.x, safetensors, numpy. Everything is a function of the export's name; nothing is fetched.
 
@@ -51,8 +52,9 @@ from transformers.utils import logging
 import activations
 import golden_bf16
 import golden_models as models
+import golden_requests
 import oxygenrec
-from golden_oxygenrec import ROUTER_MARGIN, OxygenScorer
+from golden_oxygenrec import OxygenScorer, assert_inputs_matter, request
 from golden_search import Scorer, Trie, watch
 
 MARGIN = 4e-4
@@ -85,9 +87,9 @@ def attach_heads(model, folder, names):
     watch(model)
 
 
-def scorer(spec, model, manifest, trie):
+def scorer(spec, model, manifest, trie, rows):
     if spec.family == "oxygenrec":
-        return OxygenScorer(model, manifest, trie)
+        return OxygenScorer(model, manifest, trie, dict(rows))
     config = model.config
     # HF 5.x: with a cache, `generate` on a T5 decoder deeper than its encoder fails with an IndexError in the cache.
     use_cache = spec.family != "t5" or config.num_decoder_layers <= config.num_layers
@@ -117,9 +119,9 @@ def close(a, b, tolerance):
 def make_case(spec, score, exact, rows, prompts, number, beams):
     """`prompts`: candidates; the first on which nothing hangs on less than MARGIN is taken."""
     for tokens in prompts:
-        score.closest = float("inf")
+        score.forget()
         results, margin = score.plain_beam(tokens, beams)
-        if margin >= MARGIN and score.closest >= ROUTER_MARGIN:
+        if margin >= MARGIN and score.safe():
             break
     else:
         raise ValueError(f"{spec.name}, case {number}: close calls in the lists of all candidate prompts")
@@ -142,9 +144,11 @@ def make_case(spec, score, exact, rows, prompts, number, beams):
         for found, total in results:
             assert found != sid or abs(sum(logprobs) / scale - total) <= AGREE, (spec.name, number, "sum")
         forced.append({"sid": sid, "logprobs": [f32(p) for p in logprobs]})
-    assert score.closest >= ROUTER_MARGIN, (spec.name, number, "a close call of a router")
-    return {"id": number, "tokens": tokens, "beams": beams, "score": score.mode,
-            "results": [{"sid": sid, "score": f32(s)} for sid, s in results], "forced": forced, "reference": reference}, margin
+    assert score.safe(), (spec.name, number, "a close call of a router")
+    asked = {"request": tokens} if spec.requests else {"tokens": tokens}
+    about = score.about(tokens) if spec.requests else {}
+    return {"id": number} | asked | {"beams": beams, "score": score.mode, "results": [{"sid": sid, "score": f32(s)} for sid, s in results],
+                                     "forced": forced, "reference": reference} | about, margin
 
 
 def assert_lively(spec, cases):
@@ -162,6 +166,9 @@ def make(spec, out):
     folder = os.path.join(out, spec.name)
     shutil.rmtree(folder, ignore_errors=True)
     manifest, rows = models.write_export(spec, folder)
+    if spec.requests:
+        return write_goldens(spec, folder, manifest, rows, lambda _, number, recipe: (
+            request(spec, rows, recipe, attempt, number) for attempt in range(TRIES)))
     write_goldens(spec, folder, manifest, rows, lambda score, _, length: (
         prompt(spec, score, rows, length, attempt) for attempt in range(TRIES if length < 300 else 12)))
 
@@ -171,7 +178,7 @@ def write_goldens(spec, folder, manifest, rows, prompts):
     for the case's prompt."""
     model = load(spec, folder)
     trie = Trie([sid for _, sid in rows])
-    score, exact = scorer(spec, model, manifest, trie), scorer(spec, double(model), manifest, trie)
+    score, exact = scorer(spec, model, manifest, trie, rows), scorer(spec, double(model), manifest, trie, rows)
     score.template = manifest.get("prompt", {})
     cases, margins = [], []
     for number, (length, beams) in enumerate(spec.cases, 1):
@@ -181,15 +188,20 @@ def write_goldens(spec, folder, manifest, rows, prompts):
     assert_lively(spec, cases)
     if spec.tied_experts:
         assert score.ties > 0 and all(len(used) < exact.model.config.num_experts for used in score.used.values()), (spec.name, score.used)
-    with open(os.path.join(folder, "golden", "cases.jsonl"), "w", newline="\n") as f:
+    with open(os.path.join(folder, "golden", "requests.jsonl" if spec.requests else "cases.jsonl"), "w", newline="\n") as f:
         f.writelines(json.dumps(c, separators=(",", ":")) + "\n" for c in cases)
     if spec.activations:
         activations.write(folder, model, manifest, activations.shortest(cases))
-    rounding = write_bf16(spec, folder, manifest, cases, trie)
+    if spec.requests:  # what they add is computed on the host in f32
+        assert_inputs_matter(spec, score, cases)
+        rounded = ""
+    else:
+        rounding = write_bf16(spec, folder, manifest, cases, trie, rows)
+        rounded = f"  bf16 |delta| {rounding['max']:.3f} rms {rounding['rms']:.3f}"
     size = sum(os.path.getsize(os.path.join(d, name)) for d, _, names in os.walk(folder) for name in names)
     by_hf = sum(c["reference"] == "hf_generate" for c in cases)
     print(f"{spec.name:20} {size / 1000:6.0f} kB  {len(rows):4} items  {len(cases):2} cases ({by_hf} hf_generate)  "
-          f"smallest margin {min(margins):.1e}  bf16 |delta| {rounding['max']:.3f} rms {rounding['rms']:.3f}", flush=True)
+          f"smallest margin {min(margins):.1e}{rounded}", flush=True)
 
 
 def double(model):
@@ -200,9 +212,9 @@ def double(model):
     return twin
 
 
-def write_bf16(spec, folder, manifest, cases, trie):
+def write_bf16(spec, folder, manifest, cases, trie, rows):
     """`golden/bf16.json`: what rounding to bf16 alone does to the scores."""
-    scorers = [scorer(spec, golden_bf16.rounded(load(spec, folder), kind), manifest, trie) for kind in golden_bf16.KINDS]
+    scorers = [scorer(spec, golden_bf16.rounded(load(spec, folder), kind), manifest, trie, rows) for kind in golden_bf16.KINDS]
     rounding = golden_bf16.figures(scorers, cases)
     models.write_json(os.path.join(folder, "golden", "bf16.json"), {"rounding": rounding})
     return rounding
@@ -227,8 +239,8 @@ def differences(old, new, tolerance=1e-5):
             with safe_open(a, "pt") as x, safe_open(b, "pt") as y:
                 out += [f"{name}: names"] if set(x.keys()) != set(y.keys()) else [
                     f"{name}: {k}" for k in x.keys() if not torch.equal(x.get_tensor(k), y.get_tensor(k))]
-        elif name.endswith("cases.jsonl"):
-            out += [f"{name}: case {x['id']}" for x, y in zip(*([json.loads(line) for line in open(p)] for p in (a, b)), strict=True)
+        elif name.endswith(".jsonl"):
+            out += [f"{name}: {x['id']}" for x, y in zip(*([json.loads(line) for line in open(p)] for p in (a, b)), strict=True)
                     if not same(x, y, tolerance)]
         elif name.endswith("bf16.json"):  # a sum in another order may round to the other side: figures move, by far less than this
             x, y = (json.load(open(p))["rounding"] for p in (a, b))
@@ -251,16 +263,19 @@ def same(x, y, tolerance):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", default="tests/goldens", help="folder of the exports (default: tests/goldens)")
+    parser.add_argument("--requests", action="store_true", help="the exports of requests with instructions, features and retrieval")
+    parser.add_argument("--out", help="folder of the exports (default: tests/goldens, with --requests tests/oxygenrec)")
     parser.add_argument("--check", action="store_true", help="write nothing; make everything in a temporary folder and compare")
-    parser.add_argument("--only", nargs="+", metavar="EXPORT", choices=[s.name for s in models.SPECS])
+    parser.add_argument("--only", nargs="+", metavar="EXPORT", choices=[s.name for s in models.SPECS + golden_requests.SPECS])
     args = parser.parse_args()
+    known = golden_requests.SPECS if args.requests else models.SPECS
+    args.out = args.out or ("tests/oxygenrec" if args.requests else "tests/goldens")
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     warnings.filterwarnings("ignore")
-    specs = [s for s in models.SPECS if not args.only or s.name in args.only]
+    specs = [s for s in known if not args.only or s.name in args.only]
     if not args.check:
         for spec in specs:
             make(spec, args.out)
@@ -272,7 +287,7 @@ def main():
             for line in differences(os.path.join(args.out, spec.name), os.path.join(new, spec.name)):
                 print(f"DIFFERS {spec.name}/{line}")
                 bad += 1
-    stray = set(e.name for e in os.scandir(args.out) if e.is_dir()) - {s.name for s in models.SPECS}
+    stray = set(e.name for e in os.scandir(args.out) if e.is_dir()) - {s.name for s in known}
     for name in sorted(stray):
         print(f"DIFFERS {name}: no such export is made any more")
     bad += len(stray)

@@ -2,12 +2,21 @@
 
     python -m unittest discover -s tools/python -p 'nightly_oxygenrec.py'     # needs requirements.txt; tools/nightly runs it
 """
+import json
+import pathlib
+import tempfile
 import unittest
 
+import numpy as np
 import torch
+from safetensors.torch import load_file
 from transformers import T5Config, T5ForConditionalGeneration
 
-from oxygenrec import Config, Experts, OxygenRec, load_weights
+import igr
+from golden_oxygenrec import OxygenScorer
+from golden_search import Trie
+from oxygenrec import Config, Experts, OxygenRec, load, load_weights, save_export
+from oxygenrec_inputs import instruction_vectors
 
 
 torch.set_num_threads(1)
@@ -106,6 +115,81 @@ class Routing(unittest.TestCase):
             together = experts(rows[None])[0]
             alone = torch.cat([experts(row[None, None])[0] for row in rows])
         torch.testing.assert_close(together, alone, atol=1e-6, rtol=1e-5)
+
+
+class Retrieval(unittest.TestCase):
+    def test_against_a_plain_loop(self):
+        rng = np.random.default_rng(5)
+        for _ in range(300):
+            count = int(rng.integers(0, 12))
+            keys = rng.integers(-2, 3, (count, 3)).astype(np.float32)     # small numbers: many exact ties, some zero vectors
+            query = rng.integers(-2, 3, 3).astype(np.float32)
+            top_k, newest, least = int(rng.integers(0, 6)), int(rng.integers(0, 4)), float(rng.choice([-1.0, 0.0, 0.5]))
+            similar = [0.0 if not key.any() or not query.any() else np.float32(key @ query) / (np.sqrt(key @ key) * np.sqrt(query @ query)) for key in keys]
+            left, picked = [i for i in range(count) if count - i > newest and (least == -1.0 or similar[i] >= least)], []
+            for _ in range(min(top_k, len(left))):
+                best = left[0]
+                for i in left:
+                    if similar[i] > similar[best] or similar[i] == similar[best] and i > best:
+                        best = i
+                left.remove(best)
+                picked.append(best)
+            picked += [i for i in range(count) if count - i <= newest]
+            self.assertEqual(igr.retrieve(query, keys, top_k, newest, least), sorted(picked))
+
+    def test_equal_items_go_newest_first(self):
+        keys = np.array([[1, 0], [1, 0], [0, 1], [1, 0], [0, 1]], np.float32)
+        self.assertEqual(igr.retrieve(np.array([1, 0], np.float32), keys, 2), [1, 3])
+        self.assertEqual(igr.retrieve(np.array([1, 0], np.float32), keys, 2, keep_newest=2), [0, 1, 3, 4])
+
+
+MANIFEST = {"sidereal": 1, "name": "n", "version": "1", "score": "level_head", "length_penalty": 0.0, "decoder_prefix": [0],
+            "heads": ["first.weight", "second.weight"],
+            "sid": {"levels": [{"codes": 4, "tokens": {"first": 2}}, {"codes": 4, "tokens": {"first": 6}}]},
+            "instructions": [{"name": "scenario", "source": "scenario", "ids": [5, 9], "trigger": True},
+                             {"name": "mood", "source": "store", "size": 3}, {"name": "topic", "source": "request", "ids": [4]}],
+            "history": {"features": [{"name": "item", "table": "tables/i.safetensors"}], "version": "1"},
+            "retrieval": {"instructions": ["mood"], "top_k": 2}}
+
+
+class Export(unittest.TestCase):
+    def setUp(self):
+        torch.manual_seed(6)
+        config = Config.read(dict(vocab_size=10, d_model=8, d_kv=4, d_ff=12, num_heads=2, num_layers=1, num_experts=2, encoder_moe_layers=[0],
+                                  decoder_moe_layers=[], feed_forward_proj="gated-silu", tie_word_embeddings=False))
+        sizes = {"tables": {"item": (7, 5)}, "projection": "plain", "hidden": {"scenario": 6}, "retrieval": 4}
+        self.model = OxygenRec(config, MANIFEST, sizes).eval()
+        self.request = {"features": [[1], [6], [0], [2]], "scenario": 9, "trigger": 30, "instructions": {"mood": [0.5, -1.0, 2.0]}}
+
+    def score(self, model):
+        return OxygenScorer(model, MANIFEST, Trie([(1, 2), (3, 0)]), {30: (1, 2), 31: (3, 0)}).forced(self.request, (3, 0))
+
+    def test_what_is_saved_is_what_is_loaded(self):
+        items = [{"item": 30, "sid": [1, 2]}, {"item": 31, "sid": [3, 0]}]
+        for hf_names in (True, False):
+            with tempfile.TemporaryDirectory() as folder:
+                save_export(folder, self.model, MANIFEST, items, [{"id": 5, "name": "home"}], hf_names=hf_names)
+                names = set(load_file(f"{folder}/model.safetensors"))
+                self.assertIn("decoder.block.0.layer.2." + ("DenseReluDense.wi_0" if hf_names else "ffn.gate_proj") + ".weight", names)
+                self.assertIn("encoder.block.0.layer.1.ffn.experts.1.gate_proj.weight", names)
+                self.assertIn("second.weight", names)
+                self.assertIn("instructions.scenario.fusion.1.bias", names)
+                self.assertNotIn("lm_head.weight", names)
+                self.assertNotIn("history.tables.item.weight", names)
+                self.assertEqual(json.loads(pathlib.Path(folder, "scenarios.json").read_text()), {"scenarios": [{"id": 5, "name": "home"}]})
+                self.assertEqual(self.score(load(folder)), self.score(self.model))
+
+    def test_instructions_by_hand(self):
+        vectors, defaulted = instruction_vectors(self.model, self.request, [3, 8])
+        self.assertEqual(defaulted, ["topic"])
+        one, table = self.model.instructions["scenario"], self.model.shared.weight
+        read = torch.cat([one.table.weight[1], table[3] + table[8]])
+        hidden = one.fusion[0].weight @ read + one.fusion[0].bias
+        hidden = 0.5 * hidden * (1 + torch.erf(hidden / 2 ** 0.5))
+        torch.testing.assert_close(vectors["scenario"], one.fusion[1].weight @ hidden + one.fusion[1].bias)
+        self.assertTrue(torch.equal(vectors["topic"], self.model.instructions["topic"].default))
+        without, _ = instruction_vectors(self.model, {"scenario": 9})
+        self.assertTrue(torch.equal(without["scenario"], one(9, one.trigger_default)))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 An encoder-decoder in T5's shape (RMS norms before every sublayer, no biases, relative positions) with the parts that OxygenREC
 (arXiv 2512.22386) adds: a mixture of experts in the feed-forward blocks, instructions to the right of BOS, a history of items
-that are sums or concatenations of feature embeddings, and instruction-guided retrieval (`igr.py`). config.json has T5's keys and
-those of `Config`; the manifest's `instructions`, `history` and `retrieval` say how a request becomes the model's input.
+that are sums or concatenations of feature embeddings, and instruction-guided retrieval. config.json has T5's keys and those of
+`Config`; how a request becomes the model's input vectors is the business of oxygenrec_inputs.py and igr.py.
 docs/export-format.md describes the files.
 
 Shapes: b requests, n encoder positions, k decoder sequences of a request, t decoder positions, d = d_model. Histories of one
@@ -15,8 +15,10 @@ import math
 import os
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
+
+import oxygenrec_inputs as inputs
 
 ACTIVATIONS = {
     "relu": torch.relu, "silu": nn.functional.silu, "swish": nn.functional.silu, "gelu": nn.functional.gelu,
@@ -261,24 +263,36 @@ class Stack(nn.Module):
 
 
 class OxygenRec(nn.Module):
-    """`heads`: codes of each level, where every level has a head of its own."""
+    """`manifest`: sidereal.json; what it declares beyond tokens becomes modules. `sizes` says what neither file does: `tables`
+    {feature: (rows, width)}, `projection` ("plain", "bias" or absent), `hidden` {instruction: width of its adapter or
+    fusion}, `retrieval` (size of query and keys), `retrieval_bias`."""
 
-    def __init__(self, config, heads=()):
+    def __init__(self, config, manifest=None, sizes=None):
         super().__init__()
-        self.config = config
+        self.config, manifest, sizes = config, manifest or {}, sizes or {}
         self.shared = nn.Embedding(config.vocab_size, config.d_model)
         self.encoder, self.decoder = Stack(config, False), Stack(config, True)
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.lm_head.weight = self.shared.weight                             # until a file brings another
-        self.heads = nn.ModuleList(nn.Linear(config.d_model, codes, bias=False) for codes in heads)
+        levels = manifest["sid"]["levels"] if "heads" in manifest else []
+        self.heads = nn.ModuleList(nn.Linear(config.d_model, level["codes"], bias=False) for level in levels)
+        self.instructions = nn.ModuleDict({
+            spec["name"]: inputs.Instruction(spec, config.d_model, sizes.get("hidden", {}).get(spec["name"], config.d_model))
+            for spec in manifest.get("instructions", [])})
+        self.history = self.retrieval = None
+        if manifest.get("history", {}).get("features"):
+            self.history = inputs.History(manifest["history"], sizes["tables"], config.d_model, sizes.get("projection"))
+        if "retrieval" in manifest:
+            self.retrieval = inputs.Retrieval(manifest["retrieval"], config.d_model, self.history.width, sizes["retrieval"],
+                                              sizes.get("retrieval_bias", False))
 
-    def encode(self, inputs, mask=None):
+    def encode(self, x, mask=None):
         """Input vectors [b, n, d] -> [b, n, d]. `mask`: [b, 1, 1, n], -inf where a position is padding."""
-        return self.encoder(inputs, memory_mask=mask)
+        return self.encoder(x, memory_mask=mask)
 
-    def decode(self, states, inputs, mask=None):
-        """states: [b, n, d] of `encode`; inputs: vectors [b, k, t, d] -> what the head reads, [b, k, t, d]."""
-        out = self.decoder(inputs, states, mask)
+    def decode(self, states, x, mask=None):
+        """states: [b, n, d] of `encode`; x: input vectors [b, k, t, d] -> what the head reads, [b, k, t, d]."""
+        out = self.decoder(x, states, mask)
         return out * self.config.d_model ** -0.5 if self.config.scale_decoder_outputs else out
 
     def get_output_embeddings(self):
@@ -286,15 +300,14 @@ class OxygenRec(nn.Module):
 
 
 def file_names(model, hf_names):
-    """{name in the module: name in the file}. `hf_names`: dense feed-forward blocks under HF's names, not OneRec's."""
+    """{name in the module: name in model.safetensors}. `hf_names`: dense feed-forward blocks under HF's names, not OneRec's."""
     names = {}
     for name in model.state_dict():
-        if name == "lm_head.weight" and model.lm_head.weight is model.shared.weight:
+        if name == "lm_head.weight" and model.lm_head.weight is model.shared.weight or name.startswith("history.tables."):
             continue
         stem, _, leaf = name.rpartition(".ffn.")
-        plain = stem and leaf.split(".")[0] in ("wi", "gate_proj", "wo")
-        if plain and hf_names:
-            hf = {"wi": "wi_1" if model.config.gated else "wi", "gate_proj": "wi_0", "wo": "wo"}[leaf.split(".")[0]]
+        if hf_names and leaf in ("wi.weight", "gate_proj.weight", "wo.weight"):
+            hf = {"wi.weight": "wi_1" if model.config.gated else "wi", "gate_proj.weight": "wi_0", "wo.weight": "wo"}[leaf]
             names[name] = f"{stem}.DenseReluDense.{hf}.weight"
         else:
             names[name] = name
@@ -302,24 +315,75 @@ def file_names(model, hf_names):
 
 
 def load_weights(model, tensors):
-    """`tensors`: {file name: tensor}, every dense block under HF's or OneRec's names. Anything missing is an error."""
+    """`tensors`: {file name: tensor}, every dense block under HF's or OneRec's names; tables as `history.tables.{feature}.weight`.
+    Anything missing is an error."""
     if "lm_head.weight" in tensors:
         model.lm_head.weight = nn.Parameter(torch.empty_like(model.shared.weight))
     hf, own = file_names(model, True), file_names(model, False)
     state = {name: tensors[hf[name] if hf[name] in tensors else own[name]].float() for name in own}
     if model.lm_head.weight is model.shared.weight:
         state["lm_head.weight"] = state["shared.weight"]
-    model.load_state_dict(state)
+    model.load_state_dict(state | {name: tensor.float() for name, tensor in tensors.items() if name.startswith("history.tables.")})
+
+
+def sizes_in(manifest, tensors):
+    """`sizes` of OxygenRec, from the shapes of an export's tensors."""
+    found = {"hidden": {}, "tables": {}}
+    for spec in manifest.get("instructions", []):
+        for layers in ("adapter", "fusion"):
+            name = f"instructions.{spec['name']}.{layers}.0.weight"
+            if name in tensors:
+                found["hidden"][spec["name"]] = tensors[name].shape[0]
+    for feature in manifest.get("history", {}).get("features", []):
+        found["tables"][feature["name"]] = tuple(tensors[f"history.tables.{feature['name']}.weight"].shape)
+    if "history.projection.weight" in tensors:
+        found["projection"] = "bias" if "history.projection.bias" in tensors else "plain"
+    if "retrieval" in manifest:
+        found |= {"retrieval": tensors["retrieval.query.weight"].shape[0], "retrieval_bias": "retrieval.query.bias" in tensors}
+    return found
+
+
+def read_json(folder, name):
+    with open(os.path.join(folder, name), encoding="utf-8") as f:
+        return json.load(f)
 
 
 def load(folder):
     """The model of an export, in f32, for inference."""
-    with open(os.path.join(folder, "config.json")) as f:
-        config = Config.read(json.load(f))
-    with open(os.path.join(folder, "sidereal.json")) as f:
-        manifest = json.load(f)
-    tensors = load_file(os.path.join(folder, "model.safetensors"))
-    names = manifest.get("heads", [])
-    model = OxygenRec(config, [level["codes"] for level in manifest["sid"]["levels"]] if names else [])
-    load_weights(model, tensors | {f"heads.{level}.weight": tensors[name] for level, name in enumerate(names)})
+    manifest, tensors = read_json(folder, "sidereal.json"), load_file(os.path.join(folder, "model.safetensors"))
+    tensors |= {f"heads.{level}.weight": tensors[name] for level, name in enumerate(manifest.get("heads", []))}
+    for feature in manifest.get("history", {}).get("features", []):
+        tensors[f"history.tables.{feature['name']}.weight"] = load_file(os.path.join(folder, feature["table"]))["weight"]
+    model = OxygenRec(Config.read(read_json(folder, "config.json")), manifest, sizes_in(manifest, tensors))
+    load_weights(model, tensors)
     return model.eval()
+
+
+def save_export(folder, model, manifest, items, scenarios=None, dtype=torch.float32, hf_names=True):
+    """Writes a whole export but its goldens: config.json, model.safetensors, sidereal.json, tables, scenarios.json and the
+    catalogue's source. `items`: dicts of items.jsonl; `scenarios`: the list of scenarios.json. Tables get `dtype` too."""
+    os.makedirs(folder, exist_ok=True)
+    keys = {key: value for key, value in dataclasses.asdict(model.config).items() if value is not None}
+    write_json(folder, "config.json", {"model_type": "oxygenrec"} | keys)
+    state, names = model.state_dict(), file_names(model, hf_names)
+    heads = dict(zip((f"heads.{level}.weight" for level in range(len(model.heads))), manifest.get("heads", [])))
+    save(folder, "model.safetensors", {heads.get(name, file): state[name].to(dtype) for name, file in sorted(names.items())})
+    for feature in manifest.get("history", {}).get("features", []):
+        save(folder, feature["table"], {"weight": state[f"history.tables.{feature['name']}.weight"].to(dtype)})
+    write_json(folder, "sidereal.json", manifest)
+    if scenarios is not None:
+        write_json(folder, "scenarios.json", {"scenarios": scenarios})
+    with open(os.path.join(folder, "items.jsonl"), "w", encoding="utf-8", newline="\n") as f:
+        f.writelines(json.dumps(item, ensure_ascii=False, separators=(",", ":")) + "\n" for item in items)
+
+
+def save(folder, name, tensors):
+    path = os.path.join(folder, name)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path, metadata={"format": "pt"})
+    os.chmod(path, 0o644)
+
+
+def write_json(folder, name, value):
+    with open(os.path.join(folder, name), "w", encoding="utf-8", newline="\n") as f:
+        f.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
