@@ -58,7 +58,9 @@ def rounded(model, kind):
     for name, module in model.named_modules():
         if name.startswith(("instructions.", "history.", "retrieval.")):  # the host's, in f32
             continue
-        if isinstance(module, torch.nn.Linear):
+        if name.endswith("router.classifier"):  # its weights stay f32
+            module.register_forward_pre_hook(lambda _, args: (bf16(args[0]),))
+        elif isinstance(module, torch.nn.Linear):
             module.weight = torch.nn.Parameter(bf16(module.weight.detach()), requires_grad=False)
             module.register_forward_pre_hook(lambda _, args: (bf16(args[0]),))
     return model

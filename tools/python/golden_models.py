@@ -16,7 +16,7 @@ import os
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from transformers import LlamaConfig, Qwen2Config, Qwen3Config, T5Config
+from transformers import LlamaConfig, Qwen2Config, Qwen3Config, SwitchTransformersConfig, T5Config
 
 import oxygenrec
 
@@ -27,7 +27,7 @@ DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 class Spec:
     name: str
     covers: str
-    family: str                      # one of ENCODER_DECODERS or of DECODERS
+    family: str                      # a key of BASES
     config: dict                     # keys of the HF config that differ from the base below
     form: str                        # "v4" | "v5"; "own": the family is defined by oxygenrec.py, not by HF
     codes: list                      # codes of each level
@@ -67,11 +67,14 @@ DECODER_BASE = dict(hidden_size=48, intermediate_size=64, num_hidden_layers=2, n
                     hidden_act="silu", max_position_embeddings=4096, rms_norm_eps=1e-6, attention_dropout=0.0, initializer_range=0.02)
 OXYGENREC_BASE = dict(d_model=32, d_kv=8, d_ff=40, num_heads=4, num_layers=1, num_decoder_layers=2, feed_forward_proj="gated-silu",
                       layer_norm_epsilon=1e-6, tie_word_embeddings=True, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1)
-ENCODER_DECODERS = ("t5", "oxygenrec")
-BASES = {"t5": T5_BASE, "oxygenrec": OXYGENREC_BASE, "qwen2": DECODER_BASE, "llama": DECODER_BASE | {"attention_bias": False, "mlp_bias": False},
+SWITCH_BASE = {key: value for key, value in T5_BASE.items() if key not in ("feed_forward_proj", "initializer_factor")} | {
+    "dense_act_fn": "relu", "num_experts": 4, "expert_capacity": 4096, "router_jitter_noise": 0.01}
+ENCODER_DECODERS = ("t5", "oxygenrec", "switch_transformers")
+BASES = {"t5": T5_BASE, "oxygenrec": OXYGENREC_BASE, "switch_transformers": SWITCH_BASE, "qwen2": DECODER_BASE, "llama": DECODER_BASE | {"attention_bias": False, "mlp_bias": False},
          "qwen3": DECODER_BASE | {"attention_bias": False, "head_dim": 16}}
-DECODERS = {"qwen2": Qwen2Config, "qwen3": Qwen3Config, "llama": LlamaConfig}
-ARCHITECTURES = {"t5": "T5ForConditionalGeneration", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM"}
+CONFIGS = {"t5": T5Config, "switch_transformers": SwitchTransformersConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config, "llama": LlamaConfig}
+ARCHITECTURES = {"t5": "T5ForConditionalGeneration", "switch_transformers": "SwitchTransformersForConditionalGeneration",
+                 "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM"}
 # What 4.x wrote beside the base.
 V4_KEYS = {"t5": {"is_encoder_decoder": True, "n_positions": 512, "output_past": True},
            "llama": {"bos_token_id": 1, "eos_token_id": 2, "pretraining_tp": 1, "rope_scaling": None},
@@ -179,6 +182,10 @@ SPECS = [
     Spec("llama-bf16", "bf16 contract, Llama: hidden 64, 3 layers, llama3 RoPE, narrower logits, calmer attention; bf16 weights", "llama",
          {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "tie_word_embeddings": True, "rope_parameters": {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 64}}, "v5", [24, 24, 24], 80, CALM, sids=1200, dtype="bf16", logits=2.0, calm=1.6),
+    Spec("switch-top1", "Switch Transformers as 5.x writes them: the best of 4 experts, weighted by its probability, in every decoder layer and "
+         "every second encoder layer; no expert's capacity is ever full; tied and scaled", "switch_transformers",
+         {"num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 2, "d_ff": 24, "d_model": 24, "d_kv": 6, "tie_word_embeddings": True}, "v5",
+         [24, 24, 24], 80, NARROW, sids=300, logits=2.0, calm=1.6),
     Spec("oxygenrec-dense", "no experts: T5's own form, gated-gelu under HF's names; tied and scaled", "oxygenrec",
          {"feed_forward_proj": "gated-gelu", "num_layers": 2}, "own", [24, 24, 16], 72, SOME, sids=200),
     Spec("oxygenrec-absolute", "absolute positions in both stacks, queries scaled by d_kv^-0.5, relu under OneRec's names, heads x d_kv != d_model; "
@@ -248,7 +255,7 @@ def config_json(spec):
         return {"model_type": spec.family} | keys
     arch, torch_dtype = ARCHITECTURES[spec.family], str(DTYPES[spec.dtype]).removeprefix("torch.")
     if spec.form == "v5":
-        config = (T5Config if spec.family == "t5" else DECODERS[spec.family])(**keys, architectures=[arch], dtype=torch_dtype)
+        config = CONFIGS[spec.family](**keys, architectures=[arch], dtype=torch_dtype)
         return json.loads(config.to_json_string())
     return {"architectures": [arch], "model_type": spec.family, "torch_dtype": torch_dtype, "transformers_version": "4.51.0",
             "use_cache": True} | V4_KEYS[spec.family] | keys
@@ -288,7 +295,7 @@ def encoder_decoder_shapes(spec):
 
 def feed_forward_shapes(spec, c, stack, layer, p):
     """The feed-forward of a block: dense, or the router and experts of oxygenrec."""
-    d, gated = c["d_model"], c["feed_forward_proj"].startswith("gated")
+    d, gated = c["d_model"], c.get("feed_forward_proj", "").startswith("gated")
 
     def block(prefix, inner, names):
         for name in names if gated else names[1:]:
@@ -303,6 +310,15 @@ def feed_forward_shapes(spec, c, stack, layer, p):
             yield from block(f"{p}.ffn.experts.{e}", config.moe_intermediate_size, own)
         for s in range(config.n_shared_experts):
             yield from block(f"{p}.ffn.shared_experts.{s}", config.shared_expert_intermediate_size, own)
+    elif spec.family == "switch_transformers":
+        # HF: every `step`th layer, and not the first of them, unless every layer is sparse.
+        step = c["num_layers" if stack == "encoder" else "num_decoder_layers"] // c[f"num_sparse_{stack}_layers"]
+        if step > 1 and layer % step != 1:
+            yield from block(f"{p}.mlp", c["d_ff"], ("", "wi"))
+            return
+        yield f"{p}.mlp.router.classifier.weight", (c["num_experts"], d), 2.0 * d ** -0.5
+        for e in range(c["num_experts"]):
+            yield from block(f"{p}.mlp.experts.expert_{e}", c["d_ff"], ("", "wi"))
     elif config and not spec.hf_names:
         yield from block(f"{p}.ffn", c["d_ff"], own)
     else:

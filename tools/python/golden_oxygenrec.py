@@ -1,7 +1,8 @@
 """The goldens' scorer for `oxygenrec`: the searches of golden_search.py over the reference model (oxygenrec.py), which has no
-`generate` of its own to be held against; and the requests with instructions and histories of features, from `Spec.cases`.
+`generate` of its own to be held against; what watches routers; and the requests with instructions and histories of features, from `Spec.cases`.
 """
 import torch
+from transformers.modeling_outputs import MoEModelOutput
 
 import oxygenrec
 from golden_search import Scorer
@@ -13,38 +14,69 @@ ROUTER_MARGIN = 3e-5
 RETRIEVAL_MARGIN = 1e-4
 
 
-class OxygenScorer(Scorer):
+class RouterWatch:
+    """A hook on what computes a router's logits: how close its choices were, how often a tie decided, which experts were used."""
+
+    def __init__(self, top):
+        self.top, self.closest, self.ties, self.used = top, float("inf"), 0, set()
+
+    def __call__(self, _module, _inputs, logits):
+        ordered, experts = logits.flatten(0, -2).sort(dim=-1, descending=True, stable=True)
+        gap = ordered[:, self.top - 1] - ordered[:, self.top]
+        self.ties += int((gap == 0).sum())
+        self.closest = min([self.closest] + gap[gap > 0].tolist())
+        self.used |= set(experts[:, :self.top].flatten().tolist())
+
+
+class Routed:
+    """A scorer that knows of close calls of routers, `self.watches`."""
+
+    def forget(self):
+        for watch in self.watches:
+            watch.closest = float("inf")
+
+    def safe(self):
+        return all(watch.closest >= ROUTER_MARGIN for watch in self.watches)
+
+
+def watched(routers, top):
+    """Watches of the routers."""
+    watches = []
+    for router in routers:
+        watches.append(RouterWatch(top))
+        router.register_forward_hook(watches[-1])
+    return watches
+
+
+class SwitchScorer(Routed, Scorer):
+    """HF's Switch Transformers."""
+
+    def __init__(self, model, manifest, use_cache, trie):
+        super().__init__(model, manifest, True, use_cache, trie)
+        self.watches = watched((m for name, m in model.named_modules() if name.endswith("router.classifier")), 1)
+
+    def encoder_outputs(self, states):
+        return MoEModelOutput(last_hidden_state=states)
+
+
+class OxygenScorer(Routed, Scorer):
     """A prompt is a list of tokens, or a request as oxygenrec_inputs.py has it."""
 
     def __init__(self, model, manifest, trie, items):
         """`items`: {item id: sid}, for triggers."""
         super().__init__(model, manifest, True, False, trie)
-        self.items, self.ties, self.used = items, 0, {}
+        self.items = items
+        self.watches = watched((m for m in model.modules() if isinstance(m, oxygenrec.Router)), model.config.num_experts_per_tok)
         self.forget()
-        for name, module in model.named_modules():
-            if isinstance(module, oxygenrec.Experts):
-                self.used[name] = set()
-                module.router.register_forward_hook(lambda _, __, logits, name=name, module=module: self.note(name, module, logits))
 
     def forget(self):
-        """Of close calls so far."""
-        self.closest = float("inf")
+        super().forget()
         if self.model.retrieval is not None:
             self.model.retrieval.closest = float("inf")
 
     def safe(self):
-        """Whether no router and no retrieval made a close call since `forget`."""
         retrieval = self.model.retrieval
-        return self.closest >= ROUTER_MARGIN and (retrieval is None or retrieval.closest >= RETRIEVAL_MARGIN)
-
-    def note(self, name, module, logits):
-        """Remembers how close a router's choice was, how often a tie decided, and which experts were used."""
-        top = module.config.num_experts_per_tok
-        ordered = logits.sort(-1, descending=True).values
-        gap = ordered[:, top - 1] - ordered[:, top]
-        self.ties += int((gap == 0).sum())
-        self.closest = min([self.closest] + gap[gap > 0].tolist())
-        self.used[name] |= set(module.route(logits)[1].flatten().tolist())
+        return super().safe() and (retrieval is None or retrieval.closest >= RETRIEVAL_MARGIN)
 
     def inputs(self, prompt):
         """-> ([n, d] encoder inputs, {instruction: vector}, names of defaults, history items kept or None)"""

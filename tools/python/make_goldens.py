@@ -46,7 +46,8 @@ import warnings
 import numpy as np
 import torch
 from safetensors import safe_open
-from transformers import LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, T5ForConditionalGeneration
+from transformers import (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, SwitchTransformersForConditionalGeneration,
+                          T5ForConditionalGeneration)
 from transformers.utils import logging
 
 import activations
@@ -54,7 +55,7 @@ import golden_bf16
 import golden_models as models
 import golden_requests
 import oxygenrec
-from golden_oxygenrec import OxygenScorer, assert_inputs_matter, request
+from golden_oxygenrec import OxygenScorer, SwitchScorer, assert_inputs_matter, request
 from golden_search import Scorer, Trie, watch
 
 MARGIN = 4e-4
@@ -66,7 +67,8 @@ def load(spec, folder):
     """The model as HF itself loads the finished directory; weights of every dtype are computed in f32."""
     if spec.family == "oxygenrec":
         return oxygenrec.load(folder)
-    cls = {"t5": T5ForConditionalGeneration, "qwen2": Qwen2ForCausalLM, "qwen3": Qwen3ForCausalLM, "llama": LlamaForCausalLM}[spec.family]
+    cls = {"t5": T5ForConditionalGeneration, "switch_transformers": SwitchTransformersForConditionalGeneration,
+           "qwen2": Qwen2ForCausalLM, "qwen3": Qwen3ForCausalLM, "llama": LlamaForCausalLM}[spec.family]
     model, info = cls.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     assert not info["missing_keys"] and not info["mismatched_keys"], info
     head, table = model.get_output_embeddings().weight, model.get_input_embeddings().weight
@@ -92,8 +94,11 @@ def scorer(spec, model, manifest, trie, rows):
         return OxygenScorer(model, manifest, trie, dict(rows))
     config = model.config
     # HF 5.x: with a cache, `generate` on a T5 decoder deeper than its encoder fails with an IndexError in the cache.
-    use_cache = spec.family != "t5" or config.num_decoder_layers <= config.num_layers
-    return Scorer(model, manifest, spec.family == "t5", use_cache, trie)
+    paired = spec.family in models.ENCODER_DECODERS
+    use_cache = not paired or config.num_decoder_layers <= config.num_layers
+    if spec.family == "switch_transformers":
+        return SwitchScorer(model, manifest, use_cache, trie)
+    return Scorer(model, manifest, paired, use_cache, trie)
 
 
 def prompt(spec, score, rows, length, attempt):
@@ -187,7 +192,8 @@ def write_goldens(spec, folder, manifest, rows, prompts):
         margins.append(margin)
     assert_lively(spec, cases)
     if spec.tied_experts:
-        assert score.ties > 0 and all(len(used) < exact.model.config.num_experts for used in score.used.values()), (spec.name, score.used)
+        experts = score.model.config.num_experts
+        assert all(watch.ties > 0 and len(watch.used) < experts for watch in score.watches), spec.name
     with open(os.path.join(folder, "golden", "requests.jsonl" if spec.requests else "cases.jsonl"), "w", newline="\n") as f:
         f.writelines(json.dumps(c, separators=(",", ":")) + "\n" for c in cases)
     if spec.activations:

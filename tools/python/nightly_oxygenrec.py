@@ -10,7 +10,7 @@ import unittest
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import SwitchTransformersConfig, SwitchTransformersForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
 import igr
 from golden_oxygenrec import OxygenScorer
@@ -66,6 +66,40 @@ class DenseIsT5(unittest.TestCase):
 
     def test_buckets_and_epsilon(self):
         self.check(3, relative_attention_num_buckets=12, relative_attention_max_distance=40, layer_norm_epsilon=0.01, feed_forward_proj="gated-silu")
+
+
+class ExpertsAreSwitch(unittest.TestCase):
+    """Top-1 routing, against Hugging Face's Switch Transformers: experts that somebody else wrote."""
+
+    def test_the_same_logits(self):
+        torch.manual_seed(7)
+        theirs = SwitchTransformersForConditionalGeneration(SwitchTransformersConfig(
+            vocab_size=50, d_model=24, d_kv=6, d_ff=16, num_heads=4, num_layers=2, num_decoder_layers=2, num_sparse_encoder_layers=1,
+            num_sparse_decoder_layers=2, num_experts=4, expert_capacity=4096, decoder_start_token_id=0)).eval()
+        ours = OxygenRec(Config.read(theirs.config.to_dict() | {
+            "num_experts_per_tok": 1, "norm_topk_prob": False, "encoder_moe_layers": [1], "decoder_moe_layers": [0, 1]})).eval()
+        with torch.no_grad():
+            for name, weight in theirs.named_parameters():
+                if "router" in name or "wo.weight" in name:
+                    weight.mul_(20)                                          # as they are, experts would hardly matter
+        rename = {".mlp.": ".ffn.", "router.classifier": "router", "expert_": ""}
+        tensors = {}
+        for name, tensor in theirs.state_dict().items():
+            for old, new in rename.items():
+                name = name.replace(old, new)
+            tensors[name] = tensor
+        del tensors["lm_head.weight"]
+        load_weights(ours, tensors)
+        used = [set() for _ in range(3)]
+        for seen, experts in zip(used, (m for m in ours.modules() if isinstance(m, Experts))):
+            experts.router.register_forward_hook(lambda _, __, logits, seen=seen: seen.update(logits.argmax(-1).tolist()))
+        tokens, decoder = torch.randint(0, 50, (2, 40)), torch.randint(0, 50, (2, 5))
+        with torch.no_grad():
+            expected = theirs(input_ids=tokens, attention_mask=torch.ones_like(tokens), decoder_input_ids=decoder).logits
+            got = ours.lm_head(ours.decode(ours.encode(ours.shared(tokens)), ours.shared(decoder)[:, None]))[:, 0]
+        self.assertGreater(expected.std().item(), 0.1)
+        self.assertTrue(all(len(seen) > 1 for seen in used), used)
+        torch.testing.assert_close(got, expected, atol=2e-4, rtol=2e-4)
 
 
 class Routing(unittest.TestCase):
