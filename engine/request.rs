@@ -40,6 +40,24 @@ pub enum History {
     Text(String),
 }
 
+/// What a request brings for one of the export's instructions.
+#[derive(Clone, Debug, PartialEq)]
+pub enum InstructionValue {
+    /// A dense vector, before its adapter.
+    Vector(Vec<f32>),
+    /// A row of the instruction's table, by its id.
+    Id(u32),
+}
+
+/// One item, named the way the caller's system names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ItemRef {
+    /// Numeric item id.
+    Id(u64),
+    /// The catalogue's string key.
+    Key(String),
+}
+
 /// One RECOMMEND.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
@@ -69,6 +87,11 @@ pub struct Request {
     pub view: Option<String>,
     /// Scenario bundle to apply.
     pub scenario: Option<u32>,
+    /// The item that the shopper acts on, for a scenario that has a trigger.
+    pub trigger: Option<ItemRef>,
+    /// Values of the export's instructions, by name; each at most once. What is left out comes from its source, or is the
+    /// export's default.
+    pub instructions: Vec<(String, InstructionValue)>,
     /// Draw semantic IDs instead of searching for the best.
     pub sampling: Option<Sampling>,
     /// Return each result's log-probabilities, level by level.
@@ -92,6 +115,8 @@ impl Request {
             user: None,
             view: None,
             scenario: None,
+            trigger: None,
+            instructions: Vec::new(),
             sampling: None,
             log_probs: false,
         }
@@ -165,6 +190,53 @@ pub struct Provenance {
     pub dtype: String,
 }
 
+/// Where an instruction of the decoder's prompt came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Origin {
+    /// The request.
+    Given = 0,
+    /// The instruction store.
+    Stored = 1,
+    /// Nobody had it: the export's default was used, as in all that follow.
+    Missing = 2,
+    /// The store's is too old.
+    Expired = 3,
+    /// The store did not answer in time.
+    Unavailable = 4,
+    /// The store's has another length, or numbers that are not finite.
+    Unusable = 5,
+}
+
+impl Origin {
+    /// Every origin, in wire order.
+    pub const ALL: [Origin; 6] =
+        [Origin::Given, Origin::Stored, Origin::Missing, Origin::Expired, Origin::Unavailable, Origin::Unusable];
+
+    /// The name that logs, metrics and JSON use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Origin::Given => "given",
+            Origin::Stored => "stored",
+            Origin::Missing => "missing",
+            Origin::Expired => "expired",
+            Origin::Unavailable => "unavailable",
+            Origin::Unusable => "unusable",
+        }
+    }
+}
+
+/// An instruction of the decoder's prompt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstructionUsed {
+    /// Its name in the manifest.
+    pub name: String,
+    /// Where it came from.
+    pub origin: Origin,
+    /// The store's version of it, if the store had one.
+    pub version: Option<u64>,
+}
+
 /// A successful answer. `id`, `results`, `unknown_items` and `prompt_tokens` are the *result section*: they do not depend
 /// on what else was in the batch.
 #[derive(Clone, Debug, PartialEq)]
@@ -177,6 +249,8 @@ pub struct Recommendation {
     pub unknown_items: u32,
     /// Tokens that the model read.
     pub prompt_tokens: u32,
+    /// The instructions of the decoder's prompt, in order; empty where the export has none.
+    pub instructions: Vec<InstructionUsed>,
     /// What computed it.
     pub provenance: Provenance,
     /// Where the time went.

@@ -11,7 +11,11 @@ const FULL: &str = r#"{
   "sidereal": 1, "name": "m", "version": "1",
   "sid": {"levels": [{"codes": 2, "tokens": {"first": 10}}, {"codes": 2, "tokens": {"list": [21, 20]}}]},
   "prompt": {"prefix": [1], "item": {"prefix": [5], "suffix": [6]}, "suffix": [2], "max_items": 2},
-  "decoder_prefix": [0], "end": {"tokens": [4], "scored": true},
+  "decoder_prefix": [0],
+  "instructions": [
+    {"name": "scenario", "source": "scenario", "ids": [1, 2], "trigger": true}, {"name": "mood", "source": "store", "size": 8},
+    {"name": "hint", "source": "request", "size": 4}, {"name": "did", "source": "behaviour", "ids": [7]}
+  ], "end": {"tokens": [4], "scored": true},
   "score": "full_then_mask", "length_penalty": 0.5, "catalog": "catalog.sid"
 }"#;
 

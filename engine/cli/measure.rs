@@ -288,6 +288,7 @@ mod tests {
                 .collect(),
             unknown_items: 0,
             prompt_tokens: 1,
+            instructions: Vec::new(),
             provenance: Provenance::default(),
             timings: StageTimings::default(),
         }

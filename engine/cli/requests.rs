@@ -3,12 +3,15 @@
 //! Reading is strict: an unknown key, a key given twice or a value of the wrong type is an error that names the line, the
 //! key and the column, because a misspelt `deny` that is silently ignored recommends what must not be recommended.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use crate::request::{Answer, History, Item, ItemRefs, Ranked, Request, StageTimings};
+use crate::request::{
+    Answer, History, InstructionUsed, InstructionValue, Item, ItemRef, ItemRefs, Ranked, Request, StageTimings,
+};
 use crate::sampling::{LogProb, Sampling, SamplingKind};
 
 /// What a line that leaves them out gets.
@@ -30,7 +33,7 @@ pub struct BadLine {
 }
 
 /// The keys of a request, in the order that messages list them.
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 20] = [
     "id",
     "items",
     "keys",
@@ -47,6 +50,8 @@ const KEYS: [&str; 18] = [
     "view",
     "user",
     "scenario",
+    "trigger",
+    "instructions",
     "sample",
     "logprobs",
 ];
@@ -70,6 +75,8 @@ struct Line {
     view: Option<String>,
     user: Option<String>,
     scenario: Option<u32>,
+    trigger: Option<Trigger>,
+    instructions: Option<BTreeMap<String, Instruction>>,
     sample: Option<Sample>,
     logprobs: Option<bool>,
 }
@@ -103,6 +110,22 @@ impl From<Sample> for Sampling {
         };
         Sampling { kind, seed, temperature }
     }
+}
+
+/// `trigger`: an id or a key.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "expected an item id (a number) or an item key (a string)")]
+enum Trigger {
+    Id(u64),
+    Key(String),
+}
+
+/// A value of `instructions`.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "expected a list of numbers or an id")]
+enum Instruction {
+    Id(u32),
+    Vector(Vec<f32>),
 }
 
 /// `deny`: ids or keys.
@@ -148,6 +171,8 @@ impl<'de> Visitor<'de> for LineVisitor {
                 "view" => take(&mut map, "view", &mut line.view)?,
                 "user" => take(&mut map, "user", &mut line.user)?,
                 "scenario" => take(&mut map, "scenario", &mut line.scenario)?,
+                "trigger" => take(&mut map, "trigger", &mut line.trigger)?,
+                "instructions" => take(&mut map, "instructions", &mut line.instructions)?,
                 "sample" => take(&mut map, "sample", &mut line.sample)?,
                 "logprobs" => take(&mut map, "logprobs", &mut line.logprobs)?,
                 unknown => {
@@ -232,9 +257,21 @@ fn build(line: Line, id: u64, defaults: Defaults) -> Result<Request, String> {
         user: line.user,
         view: line.view,
         scenario: line.scenario,
+        trigger: line.trigger.map(|trigger| match trigger {
+            Trigger::Id(id) => ItemRef::Id(id),
+            Trigger::Key(key) => ItemRef::Key(key),
+        }),
+        instructions: line.instructions.unwrap_or_default().into_iter().map(instruction).collect(),
         sampling: line.sample.map(Sampling::from),
         log_probs: line.logprobs.unwrap_or(false),
     })
+}
+
+fn instruction((name, value): (String, Instruction)) -> (String, InstructionValue) {
+    match value {
+        Instruction::Id(id) => (name, InstructionValue::Id(id)),
+        Instruction::Vector(vector) => (name, InstructionValue::Vector(vector)),
+    }
 }
 
 /// The id of a line that is wrong elsewhere, so that its error can be matched to it.
@@ -243,7 +280,7 @@ fn find_id(text: &str) -> Option<u64> {
     struct OnlyId {
         id: Option<u64>,
         #[serde(flatten)]
-        _rest: std::collections::BTreeMap<String, IgnoredAny>,
+        _rest: BTreeMap<String, IgnoredAny>,
     }
     serde_json::from_str::<OnlyId>(text).ok()?.id
 }
@@ -257,6 +294,8 @@ enum Reply<'a> {
         results: Vec<ResultJson<'a>>,
         unknown_items: u32,
         prompt_tokens: u32,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        instructions: Vec<InstructionJson<'a>>,
         model: &'a str,
         catalog: &'a str,
         device: &'a str,
@@ -278,6 +317,20 @@ struct ResultJson<'a> {
     key: Option<f32>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     logprobs: Vec<LogProbJson>,
+}
+
+#[derive(Serialize)]
+struct InstructionJson<'a> {
+    name: &'a str,
+    origin: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<u64>,
+}
+
+impl<'a> From<&'a InstructionUsed> for InstructionJson<'a> {
+    fn from(used: &'a InstructionUsed) -> InstructionJson<'a> {
+        InstructionJson { name: &used.name, origin: used.origin.name(), version: used.version }
+    }
 }
 
 #[derive(Serialize)]
@@ -346,6 +399,7 @@ pub fn answer_line(id: u64, answer: &Answer, with_text: bool) -> String {
             results: good.results.iter().map(|ranked| result(ranked, with_text)).collect(),
             unknown_items: good.unknown_items,
             prompt_tokens: good.prompt_tokens,
+            instructions: good.instructions.iter().map(InstructionJson::from).collect(),
             model: &good.provenance.model,
             catalog: &good.provenance.catalog,
             device: &good.provenance.device,

@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use super::json;
-use super::{ExportError, PromptTemplate};
+use super::{ExportError, Instruction, PromptTemplate};
 
 /// File name of the manifest.
 pub const MANIFEST: &str = "sidereal.json";
@@ -121,6 +121,7 @@ pub struct Manifest {
     pub(super) levels: Vec<Level>,
     pub(super) prompt: Option<PromptTemplate>,
     pub(super) decoder_prefix: Option<Vec<u32>>,
+    pub(super) instructions: Vec<Instruction>,
     pub(super) end: Option<End>,
     pub(super) score: ScoreMode,
     pub(super) heads: Vec<String>, // [levels] under level_head, else none
@@ -168,6 +169,16 @@ impl Manifest {
     /// What the decoder of an encoder-decoder begins with; `None` for a decoder-only model.
     pub fn decoder_prefix(&self) -> Option<&[u32]> {
         self.decoder_prefix.as_deref()
+    }
+
+    /// What follows the decoder's prefix, in order; empty if nothing does.
+    pub fn instructions(&self) -> &[Instruction] {
+        &self.instructions
+    }
+
+    /// Decoder inputs before the first generated token: its prefix and its instructions. 0 for a decoder-only model.
+    pub fn decoder_prompt_len(&self) -> usize {
+        self.decoder_prefix.as_ref().map_or(0, Vec::len) + self.instructions.len()
     }
 
     /// Trailing tokens.

@@ -9,15 +9,16 @@ use std::path::Path;
 use super::json::{self, Node};
 use super::manifest::{CODES, End, LEVELS, Level, LevelTokens, Manifest, ScoreMode};
 use super::weights::is_inside;
-use super::{ExportError, PromptTemplate};
+use super::{ExportError, PromptTemplate, instructions};
 
-const ROOT: [&str; 11] = [
+const ROOT: [&str; 12] = [
     "sidereal",
     "name",
     "version",
     "sid",
     "prompt",
     "decoder_prefix",
+    "instructions",
     "end",
     "score",
     "heads",
@@ -53,6 +54,10 @@ impl Manifest {
         let score_node = root.require("score", &score_expected())?;
         let score = score(&score_node)?;
         let levels = levels(&root.require("sid", "an object with `levels`")?)?;
+        let instructions = root.get("instructions");
+        if let Some(node) = instructions.as_ref().filter(|_| root.get("decoder_prefix").is_none()) {
+            return Err(node.contradiction("instructions follow `decoder_prefix`, which is not there"));
+        }
         Ok(Manifest {
             path: path.to_owned(),
             name: name(&root.require("name", "the model's name")?)?,
@@ -61,6 +66,7 @@ impl Manifest {
             levels,
             prompt: root.get("prompt").map(|node| prompt(&node)).transpose()?,
             decoder_prefix: root.get("decoder_prefix").map(|node| some_tokens(&node)).transpose()?,
+            instructions: instructions.map_or(Ok(Vec::new()), |node| instructions::parse(&node))?,
             end: root.get("end").map(|node| end(&node, score)).transpose()?,
             score,
             length_penalty: root.get("length_penalty").map_or(Ok(0.0), |node| length_penalty(&node))?,
@@ -69,7 +75,8 @@ impl Manifest {
     }
 }
 
-fn name(node: &Node<'_>) -> Result<String, ExportError> {
+/// A name or a version: it travels in replies.
+pub(super) fn name(node: &Node<'_>) -> Result<String, ExportError> {
     let expected = format!("a string of 1 to {MAX_NAME_CHARS} characters without control characters");
     let text = node.text(&expected)?;
     if !(1..=MAX_NAME_CHARS).contains(&text.chars().count()) || text.chars().any(char::is_control) {

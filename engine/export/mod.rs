@@ -14,6 +14,7 @@ mod config;
 mod error;
 mod golden;
 mod header;
+mod instructions;
 mod json;
 mod manifest;
 mod manifest_parse;
@@ -31,6 +32,7 @@ pub use compare::{Comparer, Comparison, Cuts, Difference, InnerLevels, LevelCut,
 pub use config::ConfigReader;
 pub use error::ExportError;
 pub use golden::{Forced, GOLDEN_CASES, GoldenCase, read_goldens};
+pub use instructions::{Instruction, InstructionSource, MAX_INSTRUCTIONS};
 pub use manifest::{CODES, End, LEVELS, Level, LevelTokens, MANIFEST, Manifest, ScoreMode};
 pub use prompt::PromptTemplate;
 pub use source::CatalogSource;

@@ -7,7 +7,7 @@ use super::tracer::{Event, Trace, Tracer};
 use crate::device::{Cohort, CohortRequest, DeviceError, SlotState, Span, TokenBatch};
 use crate::export::Export;
 use crate::model;
-use crate::schedule::{Blueprint, DeviceChoice, Hardware, Limits, LoadError, open_catalog};
+use crate::schedule::{Blueprint, DeviceChoice, Hardware, Instructions, Limits, LoadError, open_catalog};
 use crate::search::SearchPlan;
 
 /// A model on a device that records.
@@ -15,6 +15,7 @@ pub(super) struct Probe {
     hardware: Hardware,
     trace: Trace,
     decoder_prefix: Vec<u32>,
+    instructions: Option<Instructions>,
     page_tokens: usize,
 }
 
@@ -27,7 +28,9 @@ impl Probe {
         let family = model::family(export.checkpoint())?;
         let description = family.description(export)?;
         let manifest = export.manifest();
-        let decoder_prefix = manifest.decoder_prefix().unwrap_or_default().to_vec();
+        let mut decoder_prefix = manifest.decoder_prefix().unwrap_or_default().to_vec();
+        decoder_prefix.resize(manifest.decoder_prompt_len(), 0);
+        let instructions = Instructions::load(export, &description)?;
         let limits = Limits {
             max_sequences: 1,
             max_cohorts: 1,
@@ -57,7 +60,7 @@ impl Probe {
                 "a golden prompt of {longest} tokens: the model reads at most {most}"
             )));
         }
-        Ok(Probe { hardware, trace, decoder_prefix, page_tokens: capacity.page_tokens })
+        Ok(Probe { hardware, trace, decoder_prefix, instructions, page_tokens: capacity.page_tokens })
     }
 
     /// Runs `prompt`, then `given`: tokens of the first levels, after which the next level's logits are computed. Returns what
@@ -85,6 +88,9 @@ impl Probe {
         }
         if !prefix.is_empty() {
             device.write_tokens(lanes.prefix, &whole(&prefix))?;
+            if let Some(instructions) = &self.instructions {
+                device.write_dense(lanes.prefix, &instructions.default_vectors(given))?;
+            }
         }
         let request = CohortRequest { beams: 1, ..CohortRequest::default() };
         device.write_cohort(lanes.cohort, &Cohort { requests: vec![request] })?;

@@ -79,6 +79,8 @@ pub struct Description {
     pub max_positions: Option<usize>,
     /// Every tensor that is read.
     pub tensors: Vec<TensorSpec>,
+    /// Name of the embedding table `[vocabulary, hidden]`.
+    pub embeddings: String,
     /// Name of the tensor that is the output head, unless the manifest names one a level.
     pub head: String,
 }
@@ -119,6 +121,8 @@ pub struct Capacity {
     pub page_tokens: usize,
     /// Tokens in a decoder prefix.
     pub prefix_tokens: usize,
+    /// Decoder prefixes arrive as vectors of the model's width, not as tokens.
+    pub prefix_vectors: bool,
 }
 
 /// The lanes of one cohort.

@@ -134,6 +134,7 @@ fn describe(checkpoint: &Checkpoint) -> Result<Description, ModelError> {
         head_dim: config.head_dim,
         max_positions: None,
         tensors,
+        embeddings: table.into(),
         head: head.into(),
     })
 }
@@ -208,6 +209,8 @@ struct DecoderLayer {
 struct T5 {
     eps: f32,
     width: usize,
+    /// Decoder prefixes are input vectors.
+    prefix_vectors: bool,
     table: Embedding,
     encoder: Vec<EncoderLayer>,
     encoder_norm: Vector,
@@ -351,6 +354,7 @@ fn load(checkpoint: &Checkpoint, device: &mut dyn Device, capacity: &Capacity) -
     Ok(Box::new(T5 {
         eps: config.eps,
         width,
+        prefix_vectors: capacity.prefix_vectors,
         table,
         encoder,
         encoder_norm: loader.vector("encoder.final_layer_norm.weight", 1.0)?,
@@ -491,7 +495,10 @@ impl T5 {
     /// Runs the decoder; the normed output is in `decode_work.normed`.
     fn decode(&self, device: &mut dyn Device, flow: Flow) -> Result<(), DeviceError> {
         let (rows, work) = (flow.rows(), &self.decode_work);
-        device.embed(rows, self.table, work.residual)?;
+        match flow {
+            Flow::Prefix(lane) if self.prefix_vectors => device.embed_dense(lane, work.residual)?,
+            _ => device.embed(rows, self.table, work.residual)?,
+        }
         for (layer, weights) in self.decoder.iter().enumerate() {
             self.decoder_self_attention(device, flow, layer)?;
             linear(device, rows, work.attended, weights.attention.output, work.residual, Epilogue::Residual)?;

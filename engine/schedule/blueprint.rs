@@ -44,7 +44,10 @@ impl Blueprint {
     ) -> Result<(Hardware, Capacity), LoadError> {
         let Blueprint { export, limits, plan, .. } = self;
         let manifest = export.manifest();
-        let capacity = plan_capacity(limits, description, plan, device.facts().compute.bytes());
+        let capacity = Capacity {
+            prefix_vectors: !manifest.instructions().is_empty(),
+            ..plan_capacity(limits, description, plan, device.facts().compute.bytes())
+        };
         if capacity.prompt_tokens == 0 {
             let message = "no position is left for a prompt: max_position_embeddings is too small";
             return Err(LoadError::Limits(message.into()));
@@ -69,6 +72,9 @@ impl Blueprint {
         for index in 0..capacity.cohorts {
             let cohort = device.cohort_lane(cohort_plan)?;
             let prefix = device.token_lane((capacity.slots * prefix).max(1), Queue::Search)?;
+            if capacity.prefix_vectors {
+                device.plan_dense(prefix, description.hidden)?;
+            }
             cohort_lanes.push(CohortLanes { index, cohort, prefix });
         }
         let head = match manifest.heads() {
@@ -108,5 +114,6 @@ fn plan_capacity(limits: &Limits, description: &Description, plan: &SearchPlan, 
         history_pages: limits.history_pages(prompt_tokens, page_bytes),
         page_tokens: limits.page_tokens,
         prefix_tokens: limits.max_decoder_prefix,
+        prefix_vectors: false,
     }
 }

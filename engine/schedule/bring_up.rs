@@ -12,6 +12,7 @@ use crate::schedule::blueprint::Blueprint;
 use crate::schedule::core::{Geometry, Parts};
 use crate::schedule::engine::{Delistings, EngineConfig};
 use crate::schedule::host::Host;
+use crate::schedule::instructions::Instructions;
 use crate::schedule::load::{LoadError, catalog_folder, open_catalog};
 use crate::schedule::resolve::Bounds;
 use crate::schedule::snapshots::{Follower, Snapshots};
@@ -33,18 +34,21 @@ pub(super) fn bring_up(config: &EngineConfig) -> Result<Loaded, LoadError> {
     limits.validate().map_err(LoadError::Limits)?;
     let export = Export::open(&config.export)?;
     let manifest = export.manifest().clone();
-    let prefix = manifest.decoder_prefix().unwrap_or(&[]).to_vec();
+    // Instructions stand in rows whose tokens are not read.
+    let mut prefix = manifest.decoder_prefix().unwrap_or(&[]).to_vec();
+    prefix.resize(manifest.decoder_prompt_len(), 0);
     let family = model::family(export.checkpoint())?;
     let description = family.description(&export)?;
     description.expect_tensors(export.checkpoint())?;
     manifest.validate_against(description.vocabulary, description.encoder_decoder)?;
     if prefix.len() > limits.max_decoder_prefix {
         return Err(LoadError::Limits(format!(
-            "sidereal.json: decoder_prefix has {} tokens; the limit (max_decoder_prefix) is {}",
+            "sidereal.json: decoder_prefix and instructions are {} tokens; the limit (max_decoder_prefix) is {}",
             prefix.len(),
             limits.max_decoder_prefix
         )));
     }
+    let instructions = Instructions::load(&export, &description)?.map(Arc::new);
     let tokenizer = export.tokenizer()?;
     if let Some(tokenizer) = &tokenizer {
         tokenizer.validate_against(description.vocabulary)?;
@@ -133,6 +137,7 @@ pub(super) fn bring_up(config: &EngineConfig) -> Result<Loaded, LoadError> {
         max_denied_items: limits.max_denied_items,
         vocabulary,
         max_text_bytes: limits.max_text_bytes,
+        instructions,
     };
     let host = Host { manifest, snapshots: Snapshots::new(snapshot), tokenizer, bounds, plan, provenance };
     Ok(Loaded { host, parts, follower, facts })

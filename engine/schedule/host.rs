@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, select_biased};
 
 use crate::export::{Manifest, TextTokenizer};
-use crate::request::{Provenance, Recommendation, RefusalKind, Request, StageTimings};
+use crate::request::{Origin, Provenance, Recommendation, RefusalKind, Request, StageTimings};
 use crate::schedule::answer;
 use crate::schedule::core::{Finished, Newcomer};
 use crate::schedule::resolve::{Bounds, resolve};
@@ -74,7 +74,10 @@ fn bring_in(host: &Host, arrival: Arrival, to_core: &Sender<Newcomer>) {
         Some(tokenizer) => text::tokenized(request, tokenizer, &host.bounds),
         None => Ok(request),
     };
-    match request.and_then(|request| resolve(request, &host.manifest, &host.snapshots.newest(), &host.bounds)) {
+    match request.and_then(|request| {
+        let looked = |_: &str| (Origin::Missing, None);
+        resolve(request, &host.manifest, &host.snapshots.newest(), &host.bounds, &looked)
+    }) {
         // A send fails only when the engine thread is gone; the dropped ticket answers.
         Ok(resolved) => {
             drop(to_core.send(Newcomer { ticket, resolved, resolve: began.elapsed(), since: Instant::now() }))
@@ -105,6 +108,7 @@ fn finish(host: &Host, finished: Finished) {
         results,
         unknown_items: resolved.unknown_items,
         prompt_tokens: resolved.tokens.len() as u32,
+        instructions: resolved.decoder_prompt.used,
         provenance: Provenance { catalog: resolved.snapshot.version(), ..host.provenance.clone() },
         timings: StageTimings {
             resolve_us: microseconds(timings.resolve),

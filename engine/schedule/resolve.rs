@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use crate::catalog::{Allowed, Catalog, ItemIndex, Snapshot};
 use crate::export::Manifest;
-use crate::request::{History, ItemRefs, Refusal, RefusalKind, Request};
+use crate::request::{History, ItemRef, ItemRefs, Refusal, RefusalKind, Request};
 use crate::sampling::Sampling;
+use crate::schedule::instructions::{DecoderPrompt, Instructions, Looked};
 use crate::schedule::text;
 
 /// What requests are checked against: bounds that cannot change while the engine runs.
@@ -23,6 +24,8 @@ pub struct Bounds {
     pub vocabulary: usize,
     /// Bytes of a text prompt.
     pub max_text_bytes: usize,
+    /// The export's instructions.
+    pub instructions: Option<Arc<Instructions>>,
 }
 
 /// A request, ready for the device.
@@ -32,6 +35,8 @@ pub struct Resolved {
     pub id: u64,
     /// The complete prompt.
     pub tokens: Vec<u32>,
+    /// The decoder's, where the export has instructions.
+    pub decoder_prompt: DecoderPrompt,
     /// Beam width.
     pub beams: u32,
     /// Draw semantic IDs instead of searching for the best.
@@ -75,10 +80,7 @@ pub fn check(request: &Request, bounds: &Bounds) -> Result<(), Refusal> {
         let (low, high) = (Sampling::TEMPERATURES.start(), Sampling::TEMPERATURES.end());
         return bad(format!("temperature is {}; it must be {low} to {high}", sampling.temperature));
     }
-    if let Some(scenario) = request.scenario {
-        let message = format!("scenario {scenario}: this export has no scenarios");
-        return Err(Refusal::new(RefusalKind::Unsupported, message));
-    }
+    check_instructions(request, bounds.instructions.as_deref())?;
     let history_items = match &request.history {
         History::Tokens(tokens) => {
             too_long(tokens.len(), bounds)?;
@@ -116,6 +118,25 @@ pub fn check(request: &Request, bounds: &Bounds) -> Result<(), Refusal> {
     Ok(())
 }
 
+fn check_instructions(request: &Request, instructions: Option<&Instructions>) -> Result<(), Refusal> {
+    let unsupported = |message: String| Err(Refusal::new(RefusalKind::Unsupported, message));
+    let scenarios = instructions.and_then(Instructions::scenarios);
+    match (request.scenario, scenarios) {
+        (Some(scenario), None) => return unsupported(format!("scenario {scenario}: this export has no scenarios")),
+        (Some(scenario), Some(known)) if !known.contains(&scenario) => {
+            return unsupported(format!("scenario {scenario} is not one of this export's {}", known.len()));
+        }
+        _ => {}
+    }
+    match instructions {
+        Some(instructions) => instructions.check(request),
+        None if request.trigger.is_some() || !request.instructions.is_empty() => {
+            unsupported("this export's decoder has no instructions: leave out `instructions` and `trigger`".into())
+        }
+        None => Ok(()),
+    }
+}
+
 /// Refuses a prompt of more tokens than are served.
 pub fn too_long(tokens: usize, bounds: &Bounds) -> Result<(), Refusal> {
     if tokens <= bounds.max_prompt_tokens {
@@ -131,6 +152,7 @@ pub fn resolve(
     manifest: &Manifest,
     snapshot: &Arc<Snapshot>,
     bounds: &Bounds,
+    looked: Looked<'_>,
 ) -> Result<Resolved, Refusal> {
     let catalog = &**snapshot.catalog();
     let allowed = snapshot.allowed(request.view.as_deref());
@@ -138,10 +160,18 @@ pub fn resolve(
     // Nothing would be found by key, so a deny list would be ignored and what it names recommended.
     let by_key = |items: &ItemRefs| matches!(items, ItemRefs::Keys(keys) if !keys.is_empty());
     let history_by_key = matches!(&request.history, History::Items(items) if by_key(items));
-    if !catalog.has_keys() && (history_by_key || by_key(&request.deny)) {
+    let trigger_by_key = matches!(request.trigger, Some(ItemRef::Key(_)));
+    if !catalog.has_keys() && (history_by_key || trigger_by_key || by_key(&request.deny)) {
         let message = "this catalogue has no item keys: name items by numeric id";
         return Err(Refusal::new(RefusalKind::Unsupported, message));
     }
+    let decoder_prompt = match &bounds.instructions {
+        Some(instructions) => {
+            let trigger = request.trigger.as_ref().map(|item| trigger(catalog, item)).transpose()?;
+            instructions.prompt(&request, trigger, looked, catalog, manifest)
+        }
+        None => DecoderPrompt::default(),
+    };
     let mut unknown_items = 0;
     let mut denied: Vec<ItemIndex> = look_up(catalog, &request.deny).flatten().collect();
     let tokens = match request.history {
@@ -189,6 +219,7 @@ pub fn resolve(
     Ok(Resolved {
         id: request.id,
         tokens,
+        decoder_prompt,
         beams: request.beams,
         sampling: request.sampling,
         log_probs: request.log_probs,
@@ -208,6 +239,18 @@ fn look_up<'a>(catalog: &'a Catalog, items: &'a ItemRefs) -> Box<dyn Iterator<It
         ItemRefs::Ids(ids) => Box::new(ids.iter().map(|id| catalog.item(*id))),
         ItemRefs::Keys(keys) => Box::new(keys.iter().map(|key| catalog.item_by_key(key))),
     }
+}
+
+/// The trigger's place in the catalogue. A shopper acts on one item: there is nothing to skip to.
+fn trigger(catalog: &Catalog, item: &ItemRef) -> Result<ItemIndex, Refusal> {
+    let (found, name) = match item {
+        ItemRef::Id(id) => (catalog.item(*id), id.to_string()),
+        ItemRef::Key(key) => (catalog.item_by_key(key), format!("{key:?}")),
+    };
+    found.ok_or_else(|| {
+        let message = format!("trigger = {name} is not in the catalogue, so it has no semantic ID");
+        Refusal::new(RefusalKind::UnknownItem, message)
+    })
 }
 
 fn unknown(items: &ItemRefs, at: usize) -> Refusal {

@@ -51,6 +51,7 @@ impl Teacher {
         // The last token of a text is scored and never fed back.
         let history_pages = (longest - 1).div_ceil(page_tokens);
         let capacity = Capacity {
+            prefix_vectors: false,
             prefill_rows: ROWS,
             cohort_rows: ROWS,
             slots: ROWS,

@@ -118,6 +118,7 @@ pub fn answer_for(request: &Request) -> Recommendation {
         results: (0..request.top).map(ranked).collect(),
         unknown_items: 0,
         prompt_tokens: request.beams,
+        instructions: Vec::new(),
         provenance: Provenance::default(),
         timings: StageTimings::default(),
     }

@@ -4,7 +4,10 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use sidereal::request::{History, Item, ItemRefs, Provenance, Ranked, Recommendation, Request, StageTimings};
+use sidereal::request::{
+    History, InstructionUsed, InstructionValue, Item, ItemRef, ItemRefs, Origin, Provenance, Ranked, Recommendation,
+    Request, StageTimings,
+};
 use sidereal::sampling::{LogProb, Sampling, SamplingKind};
 use sidereal::serve::wire::*;
 
@@ -36,6 +39,24 @@ prop_compose! {
     }
 }
 
+fn trigger() -> impl Strategy<Value = ItemRef> {
+    prop_oneof![any::<u64>().prop_map(ItemRef::Id), text().prop_map(ItemRef::Key)]
+}
+
+fn instructions() -> impl Strategy<Value = Vec<(String, InstructionValue)>> {
+    let value = prop_oneof![
+        proptest::collection::vec(-1e3f32..1e3, 0..20).prop_map(InstructionValue::Vector),
+        any::<u32>().prop_map(InstructionValue::Id),
+    ];
+    proptest::collection::vec((text(), value), 0..4)
+}
+
+prop_compose! {
+    fn used()(name in text(), code in 0..Origin::ALL.len(), version in any::<Option<u64>>()) -> InstructionUsed {
+        InstructionUsed { name, origin: Origin::ALL[code], version }
+    }
+}
+
 prop_compose! {
     fn request()(
         (id, history, beams, top) in (any::<u64>(), history(), any::<u32>(), any::<u32>()),
@@ -43,12 +64,13 @@ prop_compose! {
         (deny_history, strict, with_text) in any::<(bool, bool, bool)>(),
         deadline_us in any::<Option<u64>>(),
         (user, view) in (proptest::option::of(text()), proptest::option::of(text())),
+        (trigger, instructions) in (proptest::option::of(trigger()), instructions()),
         (scenario, sampling, log_probs) in (any::<Option<u32>>(), proptest::option::of(sampling()), any::<bool>()),
     ) -> Request {
         Request {
             id, history, beams, top, max_items_per_sid, deny, deny_history, strict, with_text,
             deadline: deadline_us.map(Duration::from_micros), user, view, scenario, sampling,
-            log_probs,
+            log_probs, trigger, instructions,
         }
     }
 }
@@ -75,6 +97,7 @@ prop_compose! {
         mut results in proptest::collection::vec(ranked(), 0..6),
         (steps, with_keys, bits) in (0usize..4, any::<bool>(), any::<u32>()),
         (unknown_items, prompt_tokens) in any::<(u32, u32)>(),
+        instructions in proptest::collection::vec(used(), 0..4),
         (model, catalog, device, dtype) in (text(), text(), text(), text()),
         times in any::<[u32; 6]>(),
     ) -> Recommendation {
@@ -86,7 +109,7 @@ prop_compose! {
         }
         let [resolve_us, queue_us, prefill_us, search_us, expand_us, total_us] = times;
         Recommendation {
-            id, results, unknown_items, prompt_tokens,
+            id, results, unknown_items, prompt_tokens, instructions,
             provenance: Provenance { model, catalog, device, dtype },
             timings: StageTimings { resolve_us, queue_us, prefill_us, search_us, expand_us, total_us },
         }

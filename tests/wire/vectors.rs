@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sidereal::request::{
-    History, Item, ItemRefs, Provenance, Ranked, Recommendation, Refusal, RefusalKind, Request, StageTimings,
+    History, InstructionUsed, InstructionValue, Item, ItemRef, ItemRefs, Origin, Provenance, Ranked, Recommendation,
+    Refusal, RefusalKind, Request, StageTimings,
 };
 use sidereal::sampling::{LogProb, Sampling, SamplingKind};
 use sidereal::serve::ServerFacts;
@@ -83,6 +84,16 @@ fn message_json(message: &Message) -> Value {
             "deny": items_json(&request.deny), "deny_history": request.deny_history, "strict": request.strict,
             "with_text": request.with_text, "deadline_us": request.deadline.map(|left| left.as_micros() as u64),
             "user": request.user, "view": request.view, "scenario": request.scenario, "log_probs": request.log_probs,
+            "trigger": request.trigger.as_ref().map(|item| match item {
+                ItemRef::Id(id) => json!({ "id": id }),
+                ItemRef::Key(key) => json!({ "key": key }),
+            }),
+            "instructions": request.instructions.iter().map(|(name, value)| match value {
+                InstructionValue::Vector(vector) => {
+                    json!({ "name": name, "bits": vector.iter().map(|value| value.to_bits()).collect::<Vec<_>>() })
+                }
+                InstructionValue::Id(id) => json!({ "name": name, "id": id }),
+            }).collect::<Vec<_>>(),
             "sample": request.sampling.map(|sampling| json!({
                 "kind": sampling.kind.name(), "seed": sampling.seed,
                 "temperature_bits": sampling.temperature.to_bits(),
@@ -98,6 +109,9 @@ fn message_json(message: &Message) -> Value {
                     .map(|item| json!({ "id": item.id, "key": item.key, "title": item.title })).collect::<Vec<_>>(),
             })).collect::<Vec<_>>(),
             "unknown_items": answer.unknown_items, "prompt_tokens": answer.prompt_tokens,
+            "instructions": answer.instructions.iter().map(|used| json!({
+                "name": used.name, "origin": used.origin.name(), "version": used.version,
+            })).collect::<Vec<_>>(),
             "provenance": {
                 "model": answer.provenance.model, "catalog": answer.provenance.catalog,
                 "device": answer.provenance.device, "dtype": answer.provenance.dtype,
@@ -199,6 +213,11 @@ fn full_request() -> Request {
         user: Some("user-42".into()),
         view: Some("checkout".into()),
         scenario: Some(3),
+        trigger: Some(ItemRef::Key("sku-7".into())),
+        instructions: vec![
+            ("hint".into(), InstructionValue::Vector(vec![0.5, -1.0, f32::MIN_POSITIVE])),
+            ("behaviour".into(), InstructionValue::Id(u32::MAX)),
+        ],
         sampling: Some(Sampling { kind: SamplingKind::Independent, seed: u64::MAX, temperature: 1.5 }),
         log_probs: true,
     }
@@ -233,6 +252,10 @@ fn full_answer() -> Recommendation {
         ],
         unknown_items: 2,
         prompt_tokens: 321,
+        instructions: vec![
+            InstructionUsed { name: "scenario".into(), origin: Origin::Given, version: None },
+            InstructionUsed { name: "reasoning".into(), origin: Origin::Stored, version: Some(1 << 40) },
+        ],
         provenance: Provenance {
             model: "minionerec-office@2026-11-24.1".into(),
             catalog: "2026-11-24.1".into(),
@@ -303,6 +326,12 @@ fn recommend_vectors() -> Vec<Value> {
         log_probs: true,
         ..Request::new(2, History::Tokens(vec![1, 2]), 2, 2)
     };
+    let triggered = Request {
+        scenario: Some(1),
+        trigger: Some(ItemRef::Id(u64::MAX)),
+        instructions: vec![("".into(), InstructionValue::Vector(vec![]))],
+        ..small_request()
+    };
     let unknown = section(0x7abc, 0, b"from a later version");
     let misplaced = section(Tag::Timings as u16, 0, &[1, 2, 3]);
     vec![
@@ -320,6 +349,11 @@ fn recommend_vectors() -> Vec<Value> {
             "recommend_sample",
             "two distinct samples at temperature 0.5, with log-probabilities",
             &Message::Recommend(sampled),
+        ),
+        valid(
+            "recommend_trigger",
+            "a scenario, its trigger item by id, and an instruction without elements",
+            &Message::Recommend(triggered),
         ),
         decode_only(
             "recommend_unknown_optional",
@@ -346,6 +380,7 @@ fn reply_vectors() -> Vec<Value> {
         results: vec![],
         unknown_items: 0,
         prompt_tokens: 0,
+        instructions: Vec::new(),
         provenance: Provenance::default(),
         timings: StageTimings::default(),
     };

@@ -46,8 +46,9 @@ TAGS = {
     0x0100: "SEARCH", 0x0101: "HISTORY_TOKENS", 0x0102: "HISTORY_IDS", 0x0103: "HISTORY_KEYS",
     0x0104: "DENY_IDS", 0x0105: "DENY_KEYS", 0x0106: "MAX_ITEMS_PER_SID", 0x0107: "DEADLINE",
     0x0108: "USER", 0x0109: "VIEW", 0x010A: "SCENARIO", 0x010B: "SAMPLE", 0x010C: "HISTORY_TEXT",
+    0x010F: "INSTRUCTIONS", 0x0110: "TRIGGER_ID", 0x0112: "TRIGGER_KEY",
     0x0200: "SUMMARY", 0x0201: "RESULTS", 0x0202: "ITEM_TEXT", 0x0203: "PROVENANCE", 0x0204: "TIMINGS",
-    0x0205: "LEVEL_LOGPROBS", 0x0206: "SAMPLE_KEYS",
+    0x0205: "LEVEL_LOGPROBS", 0x0206: "SAMPLE_KEYS", 0x0207: "INSTRUCTIONS_USED",
     0x0300: "REASON", 0x0301: "FAULT",
 }
 TAG_CODES = {name: code for code, name in TAGS.items()}
@@ -59,6 +60,7 @@ FAULTS = dict(enumerate(
     ["BAD_FRAME", "BAD_VERSION", "FRAME_TOO_LARGE", "UNEXPECTED_FRAME", "AUTH_FAILED", "TOO_MANY_CONNECTIONS", "IDLE",
      "STALLED", "SHUTTING_DOWN"], start=1))
 SAMPLING_KINDS = ("independent", "distinct")  # the position is the wire code
+ORIGINS = ("given", "stored", "missing", "expired", "unavailable", "unusable")  # likewise
 TIMINGS = ("resolve_us", "queue_us", "prefill_us", "search_us", "expand_us", "total_us")
 
 
@@ -139,6 +141,9 @@ class Request:
     user: str | None = None
     view: str | None = None
     scenario: int | None = None
+    trigger_item: int | None = None  # the item that the shopper acts on, by id or by key
+    trigger_key: str | None = None
+    instructions: dict = field(default_factory=dict)  # name -> a vector (list of numbers) or an id (int)
     sample: Sampling | None = None
     log_probs: bool = False
 
@@ -165,6 +170,15 @@ class Ranked:
 
 
 @dataclass
+class InstructionUsed:
+    """Where an instruction of the decoder's prompt came from; the version is the store's."""
+
+    name: str
+    origin: str  # one of ORIGINS; all but the first two mean that the export's default was used
+    version: int | None = None
+
+
+@dataclass
 class Recommendation:
     """A successful answer, best first."""
 
@@ -174,6 +188,7 @@ class Recommendation:
     prompt_tokens: int
     provenance: dict = field(default_factory=lambda: dict.fromkeys(("model", "catalog", "device", "dtype"), ""))
     timings: dict = field(default_factory=lambda: dict.fromkeys(TIMINGS, 0))
+    instructions: list = field(default_factory=list)
 
 
 # -- Checksum ---------------------------------------------------------------------------------------------------------
@@ -230,6 +245,17 @@ def _optional_text(value):
     return struct.pack("<I", ABSENT) if value is None else _text(value)
 
 
+def _instructions(values):
+    parts = [struct.pack("<I", len(values))]
+    for name, value in values.items():
+        parts.append(_text(name))
+        if isinstance(value, int):
+            parts.append(struct.pack("<II", 1, value))
+        else:
+            parts.append(struct.pack(f"<II{len(value)}f", 0, len(value), *value))
+    return b"".join(parts)
+
+
 def encode_recommend(request_id, request):
     """The RECOMMEND frame of a `Request`."""
     sources = [request.tokens, request.items, request.keys, request.text]
@@ -237,6 +263,8 @@ def encode_recommend(request_id, request):
         raise ValueError("a request has exactly one of tokens, items, keys and text")
     if request.deny_items is not None and request.deny_keys is not None:
         raise ValueError("a request denies items by id or by key, not both")
+    if request.trigger_item is not None and request.trigger_key is not None:
+        raise ValueError("a request has one trigger, by id or by key")
     options = request.deny_history | request.strict << 1 | request.with_text << 2 | request.log_probs << 3
     sections = [("SEARCH", 1, struct.pack("<III", request.beams, request.top, options))]
     if request.tokens is not None:
@@ -264,6 +292,12 @@ def encode_recommend(request_id, request):
         sections.append(("SAMPLE", 1, struct.pack("<IfQ", SAMPLING_KINDS.index(said.kind), said.temperature, said.seed)))
     if request.text is not None:
         sections.append(("HISTORY_TEXT", 1, request.text.encode()))
+    if request.instructions:
+        sections.append(("INSTRUCTIONS", 1, _instructions(request.instructions)))
+    if request.trigger_item is not None:
+        sections.append(("TRIGGER_ID", 1, struct.pack("<Q", request.trigger_item)))
+    if request.trigger_key is not None:
+        sections.append(("TRIGGER_KEY", 1, request.trigger_key.encode()))
     return _frame("RECOMMEND", request_id, sections)
 
 
@@ -292,6 +326,10 @@ def encode_recommendation(answer):
     keys = [ranked.key for ranked in answer.results if ranked.key is not None]
     if keys and len(keys) == len(answer.results):
         sections.append(("SAMPLE_KEYS", 0, struct.pack(f"<{len(keys)}f", *keys)))
+    if answer.instructions:
+        used = [_text(used.name) + struct.pack("<IIQ", ORIGINS.index(used.origin), used.version is not None, used.version or 0)
+                for used in answer.instructions]
+        sections.append(("INSTRUCTIONS_USED", 0, struct.pack("<I", len(used)) + b"".join(used)))
     return _frame("RECOMMENDATION", answer.id, sections)
 
 
@@ -414,6 +452,33 @@ def _sample(fields):
     return Sampling(SAMPLING_KINDS[kind], fields.number("Q", "the seed"), temperature)
 
 
+def _read_instructions(fields):
+    values = {}
+    for _ in range(fields.count(12, "instructions")):
+        name, kind = fields.text("a name"), fields.number("I", "a kind")
+        if kind > 1:
+            raise fields.fail("BadValue", f"a kind is {kind}, expected 0 or 1", fields.at - 4)
+        if kind == 1:
+            values[name] = fields.number("I", "an id")
+        else:
+            values[name] = list(fields.numbers(f"{fields.count(4, 'elements')}f", "elements"))
+    return values
+
+
+def _used(fields):
+    used = []
+    for _ in range(fields.count(20, "instructions")):
+        name, origin = fields.text("a name"), fields.number("I", "an origin")
+        if origin >= len(ORIGINS):
+            raise fields.fail("BadValue", f"an origin is {origin}, expected 0 to 5", fields.at - 4)
+        has_version = fields.number("I", "whether there is a version")
+        if has_version > 1:
+            raise fields.fail("BadValue", f"whether there is a version is {has_version}, expected 0 or 1", fields.at - 4)
+        version = fields.number("Q", "a version")
+        used.append(InstructionUsed(name, ORIGINS[origin], version if has_version else None))
+    return used
+
+
 def _results(fields):
     results = []
     for _ in range(fields.count(12, "results")):
@@ -456,6 +521,9 @@ _READERS = {
         "VIEW": lambda f: f.rest("the view"),
         "SCENARIO": lambda f: f.number("I", "the scenario"),
         "SAMPLE": _sample,
+        "INSTRUCTIONS": _read_instructions,
+        "TRIGGER_ID": lambda f: f.number("Q", "the item"),
+        "TRIGGER_KEY": lambda f: f.rest("the item"),
     },
     "RECOMMENDATION": {
         "SUMMARY": lambda f: (f.number("I", "unknown items"), f.number("I", "prompt tokens")),
@@ -465,12 +533,14 @@ _READERS = {
         "TIMINGS": lambda f: {name: f.number("I", name) for name in TIMINGS},
         "LEVEL_LOGPROBS": None,  # These too: they need the results.
         "SAMPLE_KEYS": None,
+        "INSTRUCTIONS_USED": _used,
     },
     "REFUSAL": {"REASON": lambda f: f.coded(REFUSALS)},
     "ERROR": {"FAULT": lambda f: f.coded(FAULTS)},
     "STATS_REPLY": {"ENGINE_STATS": lambda f: f.rest("the text"), "SERVER_STATS": lambda f: f.rest("the text")},
 }
-_EXCLUSIVE = ({"HISTORY_TOKENS", "HISTORY_IDS", "HISTORY_KEYS", "HISTORY_TEXT"}, {"DENY_IDS", "DENY_KEYS"})
+_EXCLUSIVE = ({"HISTORY_TOKENS", "HISTORY_IDS", "HISTORY_KEYS", "HISTORY_TEXT"}, {"DENY_IDS", "DENY_KEYS"},
+              {"TRIGGER_ID", "TRIGGER_KEY"})
 
 
 def _sections(kind, payload):
@@ -524,7 +594,8 @@ def _read_request(found):
         deny_items=found.get("DENY_IDS"), deny_keys=found.get("DENY_KEYS"),
         deny_history=bool(options & 1), strict=bool(options & 2), with_text=bool(options & 4),
         deadline_us=found.get("DEADLINE"), user=found.get("USER"), view=found.get("VIEW"),
-        scenario=found.get("SCENARIO"), sample=found.get("SAMPLE"), log_probs=bool(options & 8))
+        scenario=found.get("SCENARIO"), trigger_item=found.get("TRIGGER_ID"), trigger_key=found.get("TRIGGER_KEY"),
+        instructions=found.get("INSTRUCTIONS", {}), sample=found.get("SAMPLE"), log_probs=bool(options & 8))
 
 
 def _read_recommendation(request_id, found):
@@ -532,6 +603,7 @@ def _read_recommendation(request_id, found):
     answer = Recommendation(request_id, _need("RECOMMENDATION", found, "RESULTS"), unknown_items, prompt_tokens)
     answer.provenance = found.get("PROVENANCE", answer.provenance)
     answer.timings = found.get("TIMINGS", answer.timings)
+    answer.instructions = found.get("INSTRUCTIONS_USED", [])
     if text := found.get("ITEM_TEXT"):
         for ranked in answer.results:
             for item in ranked.items:
@@ -809,6 +881,9 @@ def _arguments(arguments):
     parser.add_argument("--user")
     parser.add_argument("--view")
     parser.add_argument("--scenario", type=int)
+    parser.add_argument("--trigger", type=int, help="the item that the shopper acts on, by numeric id")
+    parser.add_argument("--instructions", type=json.loads, default={}, metavar="JSON",
+                        help='values of instructions: {"NAME": [0.5, ..]} or {"NAME": 3}')
     parser.add_argument("--sample", choices=SAMPLING_KINDS, help="draw instead of search")
     parser.add_argument("--seed", type=int, default=0, help="of --sample")
     parser.add_argument("--temperature", type=float, default=1.0, help="of --sample")
@@ -858,6 +933,7 @@ def main(arguments=None):
                     max_items_per_sid=chosen.max_items_per_sid, deny_items=chosen.deny, deny_keys=chosen.deny_keys,
                     deny_history=chosen.deny_history, strict=chosen.strict, with_text=chosen.text,
                     deadline_us=deadline_us, user=chosen.user, view=chosen.view, scenario=chosen.scenario,
+                    trigger_item=chosen.trigger, instructions=chosen.instructions,
                     sample=sample, log_probs=chosen.log_probs))
                 if chosen.json:
                     print(json.dumps(asdict(answer)))

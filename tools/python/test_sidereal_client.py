@@ -14,6 +14,7 @@ import socket
 import struct
 import threading
 import unittest
+from dataclasses import asdict
 from pathlib import Path
 
 import sidereal_client as sidereal
@@ -60,8 +61,14 @@ def meaning(frame):
                  "view", "scenario", "log_probs")
         sample = None if said.sample is None else {
             "kind": said.sample.kind, "seed": said.sample.seed, "temperature_bits": bits(said.sample.temperature)}
+        trigger = {name: value for name, value in (("id", said.trigger_item), ("key", said.trigger_key))
+                   if value is not None} or None
         return {"kind": kind, "id": request_id, "history": history, "deny": references(said.deny_items, said.deny_keys),
-                "sample": sample,
+                "sample": sample, "trigger": trigger,
+                "instructions": [
+                    {"name": name, "id": value} if isinstance(value, int)
+                    else {"name": name, "bits": [bits(element) for element in value]}
+                    for name, value in said.instructions.items()],
                 **{name: getattr(said, name) for name in names}}
     if kind == "RECOMMENDATION":
         results = [{"sid": ranked.sid, "score_bits": ranked.score_bits,
@@ -70,6 +77,7 @@ def meaning(frame):
                     "items": [{"id": item.id, "key": item.key, "title": item.title} for item in ranked.items]}
                    for ranked in said.results]
         return {"kind": kind, "id": said.id, "results": results, "unknown_items": said.unknown_items,
+                "instructions": [asdict(used) for used in said.instructions],
                 "prompt_tokens": said.prompt_tokens, "provenance": said.provenance, "timings": said.timings}
     said = {name: value.hex() if isinstance(value, bytes) else value for name, value in said.items()}
     belongs_to_connection = kind in ("HELLO", "HELLO_OK", "CHALLENGE", "AUTH", "GOODBYE", "ERROR")
@@ -84,7 +92,11 @@ def encode(message):
         history, deny, sample = message.pop("history"), message.pop("deny"), message.pop("sample")
         if sample:
             sample = sidereal.Sampling(sample["kind"], sample["seed"], number(sample["temperature_bits"]))
+        trigger = message.pop("trigger") or {}
+        instructions = {given["name"]: given["id"] if "id" in given else [number(of) for of in given["bits"]]
+                        for given in message.pop("instructions")}
         return sidereal.encode_recommend(request_id, sidereal.Request(
+            trigger_item=trigger.get("id"), trigger_key=trigger.get("key"), instructions=instructions,
             tokens=history.get("tokens"), text=history.get("text"), items=history.get("ids"), keys=history.get("keys"),
             deny_items=deny.get("ids"), deny_keys=deny.get("keys"), sample=sample, **message))
     if kind == "RECOMMENDATION":
@@ -93,6 +105,7 @@ def encode(message):
                                    None if ranked["key_bits"] is None else number(ranked["key_bits"]),
                                    [[number(value) for value in pair] for pair in ranked["log_probs_bits"]])
                    for ranked in message.pop("results")]
+        message["instructions"] = [sidereal.InstructionUsed(**used) for used in message["instructions"]]
         return sidereal.encode_recommendation(sidereal.Recommendation(request_id, results, **message))
     for name in ("nonce", "proof"):
         if name in message:

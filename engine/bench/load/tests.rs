@@ -84,6 +84,7 @@ fn answer_to(request: &Request) -> Recommendation {
         results: Vec::new(),
         unknown_items: 0,
         prompt_tokens: 1,
+        instructions: Vec::new(),
         provenance: Provenance::default(),
         timings: StageTimings::default(),
     }

@@ -188,12 +188,12 @@ fn check_tokens(manifest: &Manifest, description: &Description, report: &mut Rep
             );
         }
     }
-    let (prefix, longest) = (manifest.decoder_prefix().map_or(0, <[u32]>::len), Limits::default().max_decoder_prefix);
+    let (prefix, longest) = (manifest.decoder_prompt_len(), Limits::default().max_decoder_prefix);
     if prefix > longest {
         report.bad(
             Part::Tokens,
             format!(
-                "{}: `decoder_prefix` has {prefix} tokens; at most {longest} are served",
+                "{}: `decoder_prefix` and `instructions` are {prefix} tokens; at most {longest} are served",
                 manifest.path().display()
             ),
         );

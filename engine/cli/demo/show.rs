@@ -88,6 +88,7 @@ mod tests {
             results: Vec::new(),
             unknown_items: 0,
             prompt_tokens: 1,
+            instructions: Vec::new(),
             provenance: Provenance::default(),
             timings: StageTimings::default(),
         };

@@ -188,6 +188,7 @@ impl Config {
             head_dim: self.head_dim,
             max_positions: Some(self.max_positions),
             tensors,
+            embeddings: TABLE.into(),
             head: head.into(),
         }
     }

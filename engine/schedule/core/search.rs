@@ -120,13 +120,14 @@ impl Core {
     }
 
     fn write_cohort(&mut self, lane: usize, cohort: &Cohort) -> Result<(), DeviceError> {
-        let Core { hardware, geometry, .. } = self;
+        let Core { hardware, geometry, slots, .. } = self;
         let Hardware { device, cohort_lanes, .. } =
             hardware.as_mut().expect("requests are ready, so there is a device");
         let lanes = cohort_lanes[lane];
         let prefix = &geometry.decoder_prefix;
         if !prefix.is_empty() {
             let mut batch = TokenBatch::default();
+            let mut vectors = Vec::new();
             for request in &cohort.requests {
                 batch.spans.push(Span {
                     slot: request.slot,
@@ -136,8 +137,14 @@ impl Core {
                     last: true,
                 });
                 batch.tokens.extend_from_slice(prefix);
+                if let Some(running) = &slots[request.slot as usize] {
+                    vectors.extend_from_slice(&running.resolved.decoder_prompt.vectors);
+                }
             }
             device.write_tokens(lanes.prefix, &batch)?;
+            if !vectors.is_empty() {
+                device.write_dense(lanes.prefix, &vectors)?;
+            }
         }
         device.write_cohort(lanes.cohort, cohort)
     }

@@ -29,6 +29,7 @@ fn engine(panic_at: Option<u64>) -> Engine {
     parts.clock = Box::new(Instant::now);
     let (manifest, catalog) = export(scenario.export);
     let bounds = Bounds {
+        instructions: None,
         max_prompt_tokens: 64,
         max_beams: 16,
         max_history_items: 10,

@@ -3,10 +3,15 @@
 use super::*;
 use crate::catalog::{CatalogBuilder, Change, NewItem, View};
 use crate::export::Manifest;
+use crate::request::Origin;
 use crate::sampling::SamplingKind;
 use crate::schedule::core::simulation::fakes::export;
 
+/// No store.
+const NOBODY: Looked<'_> = &|_| (Origin::Missing, None);
+
 const BOUNDS: Bounds = Bounds {
+    instructions: None,
     max_prompt_tokens: 100,
     max_beams: 16,
     max_history_items: 1000,
@@ -51,7 +56,7 @@ fn manifest() -> &'static Manifest {
 
 fn resolved(request: Request) -> Result<Resolved, Refusal> {
     check(&request, &BOUNDS)?;
-    resolve(request, manifest(), &everything(catalog()), &BOUNDS)
+    resolve(request, manifest(), &everything(catalog()), &BOUNDS, NOBODY)
 }
 
 #[test]
@@ -114,7 +119,7 @@ fn a_history_goes_through_the_template() {
 fn the_newest_items_are_kept() {
     let bounds = Bounds { max_prompt_tokens: 10_000, ..BOUNDS };
     let most = manifest().prompt().unwrap().max_items().unwrap() as u64;
-    let of = |ids: Vec<u64>| resolve(items(ids), manifest(), &everything(catalog()), &bounds).unwrap();
+    let of = |ids: Vec<u64>| resolve(items(ids), manifest(), &everything(catalog()), &bounds, NOBODY).unwrap();
     let newest: Vec<u64> = (0..most).map(|n| n * 7 % 40 * 10).collect();
     let mut all = vec![390; 300];
     all.extend(&newest);
@@ -158,7 +163,7 @@ fn a_view_is_a_set_that_requests_name() {
     let snapshot = Arc::new(Snapshot::new(Arc::clone(&catalog), vec![view, View::new("none", &catalog, []).unwrap()]));
     let within = |view: &str, deny: Vec<u64>, snapshot: &Arc<Snapshot>| {
         let request = Request { view: Some(view.into()), deny: ItemRefs::Ids(deny), ..tokens(vec![1]) };
-        resolve(request, manifest(), snapshot, &BOUNDS)
+        resolve(request, manifest(), snapshot, &BOUNDS, NOBODY)
     };
     let refusal = within("shop", vec![], &snapshot).unwrap_err();
     assert_eq!(refusal.kind, RefusalKind::Unsupported);
@@ -182,7 +187,7 @@ fn a_view_is_a_set_that_requests_name() {
 fn the_newest_journal_has_the_last_word() {
     let catalog = catalog();
     let before = everything(Arc::clone(&catalog));
-    let resolved = resolve(Request { top: 2, ..tokens(vec![1]) }, manifest(), &before, &BOUNDS).unwrap();
+    let resolved = resolve(Request { top: 2, ..tokens(vec![1]) }, manifest(), &before, &BOUNDS, NOBODY).unwrap();
     let plan = crate::search::SearchPlan::new(manifest());
     let leaf = |item| catalog.leaf_of(catalog.item(item).unwrap());
     let beams = [10, 20, 30].map(|item| crate::device::Beam {
@@ -198,7 +203,7 @@ fn the_newest_journal_has_the_last_word() {
     assert_eq!(ids, [vec![21, 22], vec![30, 31, 32]]);
     assert_eq!((newest.version(), newest.delisted()), (format!("{}+e1", catalog.version()), 5));
     // In a history, delisted items still resolve.
-    let history = resolve(items(vec![10, 20]), manifest(), &Arc::new(newest), &BOUNDS).unwrap();
+    let history = resolve(items(vec![10, 20]), manifest(), &Arc::new(newest), &BOUNDS, NOBODY).unwrap();
     assert_eq!((history.unknown_items, history.tokens), (0, resolved_tokens(vec![10, 20])));
 }
 
@@ -223,9 +228,9 @@ fn keys_need_a_catalogue_that_has_them() {
     let (manifest, without_keys) = export(0);
     let history = Request { history: History::Items(keys()), ..tokens(vec![1]) };
     for request in [by_key, history] {
-        let refusal = resolve(request, manifest, &everything(Arc::clone(without_keys)), &BOUNDS).unwrap_err();
+        let refusal = resolve(request, manifest, &everything(Arc::clone(without_keys)), &BOUNDS, NOBODY).unwrap_err();
         assert!(refusal.kind == RefusalKind::Unsupported && refusal.message.contains("keys"), "{refusal}");
     }
     let none = Request { deny: ItemRefs::Keys(vec![]), ..tokens(vec![1]) };
-    assert!(resolve(none, manifest, &everything(Arc::clone(without_keys)), &BOUNDS).is_ok());
+    assert!(resolve(none, manifest, &everything(Arc::clone(without_keys)), &BOUNDS, NOBODY).is_ok());
 }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::section::{Fields, put_texts};
+use super::section::{Fields, put_text, put_texts};
 use super::{Frame, FrameWriter, Kind, Section, Sections, Tag, WireError};
-use crate::request::{History, ItemRefs, Request};
+use crate::request::{History, InstructionValue, ItemRef, ItemRefs, Request};
 use crate::sampling::{Sampling, SamplingKind};
 
 /// Bits of SEARCH's options.
@@ -16,6 +16,10 @@ const LOG_PROBS: u32 = 8;
 /// Codes of SAMPLE's kind.
 const INDEPENDENT: u32 = 0;
 const DISTINCT: u32 = 1;
+
+/// Codes of an instruction's kind.
+const VECTOR: u32 = 0;
+const ID: u32 = 1;
 
 /// Appends a RECOMMEND. Deadlines travel as whole microseconds, rounded down: what is left of one is worthless.
 pub fn encode_recommend(request: &Request, limit: usize, out: &mut Vec<u8>) -> Result<(), WireError> {
@@ -37,7 +41,7 @@ pub fn encode_recommend(request: &Request, limit: usize, out: &mut Vec<u8>) -> R
             tokens.iter().for_each(|token| out.extend_from_slice(&token.to_le_bytes()))
         }),
         History::Items(items) => put_items(&mut frame, Tag::HistoryIds, Tag::HistoryKeys, items),
-        // Its tag is the highest of all: it is written last.
+        // Sections stand in the order of their tags: it comes later.
         History::Text(_) => {}
     }
     // Absent means no ids; an empty list of keys is another value, and is said.
@@ -66,7 +70,33 @@ pub fn encode_recommend(request: &Request, limit: usize, out: &mut Vec<u8>) -> R
     if let History::Text(text) = &request.history {
         frame.required(Tag::HistoryText, |out| out.extend_from_slice(text.as_bytes()));
     }
+    if !request.instructions.is_empty() {
+        frame.required(Tag::Instructions, |out| put_instructions(out, &request.instructions));
+    }
+    match &request.trigger {
+        Some(ItemRef::Id(id)) => frame.required(Tag::TriggerId, |out| out.extend_from_slice(&id.to_le_bytes())),
+        Some(ItemRef::Key(key)) => frame.required(Tag::TriggerKey, |out| out.extend_from_slice(key.as_bytes())),
+        None => {}
+    }
     frame.finish(limit)
+}
+
+fn put_instructions(out: &mut Vec<u8>, instructions: &[(String, InstructionValue)]) {
+    out.extend_from_slice(&(instructions.len() as u32).to_le_bytes());
+    for (name, value) in instructions {
+        put_text(out, name);
+        match value {
+            InstructionValue::Vector(vector) => {
+                out.extend_from_slice(&VECTOR.to_le_bytes());
+                out.extend_from_slice(&(vector.len() as u32).to_le_bytes());
+                vector.iter().for_each(|value| out.extend_from_slice(&value.to_le_bytes()));
+            }
+            InstructionValue::Id(id) => {
+                out.extend_from_slice(&ID.to_le_bytes());
+                out.extend_from_slice(&id.to_le_bytes());
+            }
+        }
+    }
 }
 
 fn put_sampling(out: &mut Vec<u8>, sampling: &Sampling) {
@@ -99,6 +129,8 @@ struct Partial {
     user: Option<String>,
     view: Option<String>,
     scenario: Option<u32>,
+    trigger: Option<(Tag, ItemRef)>,
+    instructions: Option<Vec<(String, InstructionValue)>>,
     sampling: Option<Sampling>,
 }
 
@@ -126,6 +158,8 @@ pub fn decode_recommend(frame: &Frame<'_>) -> Result<Request, WireError> {
         user: partial.user,
         view: partial.view,
         scenario: partial.scenario,
+        trigger: partial.trigger.map(|(_, item)| item),
+        instructions: partial.instructions.unwrap_or_default(),
         sampling: partial.sampling,
         log_probs: options & LOG_PROBS != 0,
     })
@@ -161,6 +195,15 @@ impl Partial {
             Tag::User => section.store(tag, &mut self.user, fields.rest_as_text("the user")?.to_owned())?,
             Tag::View => section.store(tag, &mut self.view, fields.rest_as_text("the view")?.to_owned())?,
             Tag::Scenario => section.store(tag, &mut self.scenario, fields.u32("the scenario")?)?,
+            Tag::Instructions => section.store(tag, &mut self.instructions, instructions(&mut fields)?)?,
+            Tag::TriggerId => {
+                let item = ItemRef::Id(fields.u64("the item")?);
+                store_one_of(section, tag, &mut self.trigger, item)?;
+            }
+            Tag::TriggerKey => {
+                let item = ItemRef::Key(fields.rest_as_text("the item")?.to_owned());
+                store_one_of(section, tag, &mut self.trigger, item)?;
+            }
             Tag::Sample => section.store(tag, &mut self.sampling, sampling(&mut fields)?)?,
             _ => return section.skip(Kind::Recommend),
         }
@@ -187,6 +230,25 @@ fn sampling(fields: &mut Fields<'_>) -> Result<Sampling, WireError> {
     };
     // Its bounds are the engine's affair, which refuses with them in the message.
     Ok(Sampling { kind, temperature: fields.f32("the temperature")?, seed: fields.u64("the seed")? })
+}
+
+fn instructions(fields: &mut Fields<'_>) -> Result<Vec<(String, InstructionValue)>, WireError> {
+    let count = fields.count(12, "instructions")?;
+    let mut list = Vec::with_capacity(count);
+    for _ in 0..count {
+        let name = fields.text("a name")?.to_owned();
+        let at = fields.offset();
+        let value = match fields.u32("a kind")? {
+            VECTOR => {
+                let size = fields.count(4, "elements")?;
+                InstructionValue::Vector(fields.u32s(size, "elements")?.into_iter().map(f32::from_bits).collect())
+            }
+            ID => InstructionValue::Id(fields.u32("an id")?),
+            other => return Err(fields.bad_value(at, "a kind", other.into(), "0 or 1")),
+        };
+        list.push((name, value));
+    }
+    Ok(list)
 }
 
 fn items(are_ids: bool, fields: &mut Fields<'_>) -> Result<ItemRefs, WireError> {

@@ -5,7 +5,7 @@
 
 use super::section::{Fields, put_optional_text, put_text};
 use super::{Frame, FrameWriter, Kind, Sections, Tag, WireError};
-use crate::request::{Item, Provenance, Ranked, Recommendation, StageTimings};
+use crate::request::{InstructionUsed, Item, Origin, Provenance, Ranked, Recommendation, StageTimings};
 use crate::sampling::LogProb;
 
 /// Appends a RECOMMENDATION.
@@ -50,6 +50,16 @@ pub fn encode_recommendation(answer: &Recommendation, limit: usize, out: &mut Ve
     if !keys.is_empty() && keys.len() == results.len() {
         frame.optional(Tag::SampleKeys, |out| put_u32s(out, &keys));
     }
+    if !answer.instructions.is_empty() {
+        frame.optional(Tag::InstructionsUsed, |out| {
+            put_u32s(out, &[answer.instructions.len() as u32]);
+            for used in &answer.instructions {
+                put_text(out, &used.name);
+                put_u32s(out, &[used.origin as u32, used.version.is_some().into()]);
+                out.extend_from_slice(&used.version.unwrap_or_default().to_le_bytes());
+            }
+        });
+    }
     frame.finish(limit)
 }
 
@@ -66,7 +76,7 @@ fn put_ranked(out: &mut Vec<u8>, ranked: &Ranked) {
 /// Reads the payload of a RECOMMENDATION. Absent text, provenance or timings read as none, empty and zero.
 pub fn decode_recommendation(frame: &Frame<'_>) -> Result<Recommendation, WireError> {
     let (mut summary, mut results, mut text, mut provenance, mut timings) = (None, None, None, None, None);
-    let (mut log_probs, mut keys) = (None, None);
+    let (mut log_probs, mut keys, mut instructions) = (None, None, None);
     for section in Sections::new(frame.payload) {
         let section = section?;
         let Some(tag) = Tag::from_code(section.id.0) else {
@@ -92,6 +102,7 @@ pub fn decode_recommendation(frame: &Frame<'_>) -> Result<Recommendation, WireEr
                 section.store(tag, &mut keys, section)?;
                 continue;
             }
+            Tag::InstructionsUsed => section.store(tag, &mut instructions, read_instructions(&mut fields)?)?,
             Tag::Provenance => section.store(tag, &mut provenance, read_provenance(&mut fields)?)?,
             Tag::Timings => section.store(tag, &mut timings, read_timings(&mut fields)?)?,
             _ => {
@@ -127,6 +138,7 @@ pub fn decode_recommendation(frame: &Frame<'_>) -> Result<Recommendation, WireEr
         results,
         unknown_items,
         prompt_tokens,
+        instructions: instructions.unwrap_or_default(),
         provenance: provenance.unwrap_or_default(),
         timings: timings.unwrap_or_default(),
     })
@@ -144,6 +156,27 @@ fn read_results(fields: &mut Fields<'_>) -> Result<Vec<Ranked>, WireError> {
         results.push(Ranked { sid, score, items, ..Ranked::default() });
     }
     Ok(results)
+}
+
+fn read_instructions(fields: &mut Fields<'_>) -> Result<Vec<InstructionUsed>, WireError> {
+    let count = fields.count(20, "instructions")?;
+    let mut list = Vec::with_capacity(count);
+    for _ in 0..count {
+        let name = fields.text("a name")?.to_owned();
+        let at = fields.offset();
+        let code = fields.u32("an origin")?;
+        let origin = Origin::ALL.get(code as usize).copied();
+        let origin = origin.ok_or_else(|| fields.bad_value(at, "an origin", code.into(), "0 to 5"))?;
+        let at = fields.offset();
+        let has_version = match fields.u32("whether there is a version")? {
+            0 => false,
+            1 => true,
+            other => return Err(fields.bad_value(at, "whether there is a version", other.into(), "0 or 1")),
+        };
+        let version = fields.u64("a version")?;
+        list.push(InstructionUsed { name, origin, version: has_version.then_some(version) });
+    }
+    Ok(list)
 }
 
 fn read_log_probs(mut fields: Fields<'_>, results: &mut [Ranked]) -> Result<(), WireError> {

@@ -92,6 +92,12 @@ tags! {
     Sample = 0x010b "SAMPLE",
     /// RECOMMEND: the complete prompt as text.
     HistoryText = 0x010c "HISTORY_TEXT",
+    /// RECOMMEND: values of instructions, by name.
+    Instructions = 0x010f "INSTRUCTIONS",
+    /// RECOMMEND: the trigger item as numeric id.
+    TriggerId = 0x0110 "TRIGGER_ID",
+    /// RECOMMEND: the trigger item as string key.
+    TriggerKey = 0x0112 "TRIGGER_KEY",
     /// RECOMMENDATION: unknown items, prompt tokens.
     Summary = 0x0200 "SUMMARY",
     /// RECOMMENDATION: semantic IDs, scores, items.
@@ -106,6 +112,8 @@ tags! {
     LevelLogProbs = 0x0205 "LEVEL_LOGPROBS",
     /// RECOMMENDATION: perturbed log-probabilities of the results of RESULTS.
     SampleKeys = 0x0206 "SAMPLE_KEYS",
+    /// RECOMMENDATION: where each instruction of the decoder's prompt came from.
+    InstructionsUsed = 0x0207 "INSTRUCTIONS_USED",
     /// REFUSAL: code and message.
     Reason = 0x0300 "REASON",
     /// ERROR: code and message.

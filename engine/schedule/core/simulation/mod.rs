@@ -18,6 +18,7 @@ use super::{Core, Finished, Geometry, Hardware, Newcomer, Parts};
 use crate::device::{CohortLane, TokenLane};
 use crate::model::CohortLanes;
 use crate::request::{Provenance, Recommendation, RefusalKind, StageTimings};
+use crate::schedule::instructions::DecoderPrompt;
 use crate::schedule::resolve::Resolved;
 use crate::schedule::stats::Stats;
 use crate::schedule::ticket::Ticket;
@@ -192,6 +193,7 @@ impl Simulation {
             let resolved = Resolved {
                 id: id as u64,
                 tokens: prompt(id, asked.planned.tokens),
+                decoder_prompt: DecoderPrompt::default(),
                 beams: asked.planned.beams as u32,
                 top: 1,
                 max_items_per_sid: None,
@@ -256,6 +258,7 @@ impl Simulation {
             results: Vec::new(),
             unknown_items: 0,
             prompt_tokens: resolved.tokens.len() as u32,
+            instructions: Vec::new(),
             provenance: Provenance::default(),
             timings: StageTimings::default(),
         }));
