@@ -18,7 +18,9 @@ fn cpu(dtype: Dtype) -> DeviceChoice {
 /// Golden cases whose forced log-probabilities are those of the whole vocabulary, of decoder-only exports.
 fn exports() -> impl Iterator<Item = (String, Export)> {
     let exports = golden_names().into_iter().map(|name| (name.clone(), Export::open(golden(&name)).unwrap()));
-    exports.filter(|(_, export)| export.model_type() != "t5" && export.manifest().score() == ScoreMode::FullThenMask)
+    exports.filter(|(_, export)| {
+        export.manifest().decoder_prefix().is_none() && export.manifest().score() == ScoreMode::FullThenMask
+    })
 }
 
 /// The prompt, the semantic ID's tokens, and the scored end.

@@ -11,6 +11,7 @@ import torch
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+import oxygenrec
 from golden_search import watch
 
 
@@ -41,14 +42,25 @@ for kind, function in KINDS.items():
 
 def rounded(model, kind):
     """Changes `model` (f32, freshly loaded) and returns it."""
-    model.set_attn_implementation(kind)
+    if isinstance(model, oxygenrec.OxygenRec):
+        for module in model.modules():
+            if isinstance(module, oxygenrec.Attention):
+                module.core = KINDS[kind]
+            if isinstance(module, oxygenrec.Router):  # its weights stay f32, what it reads does not
+                module.register_forward_pre_hook(lambda _, args: (bf16(args[0]),))
+    else:
+        model.set_attn_implementation(kind)
     head = model.get_output_embeddings()
     model.lm_head = torch.nn.Linear(head.in_features, head.out_features, bias=False)  # a tied table is read unrounded
     model.lm_head.weight = head.weight
     if hasattr(model, "level_heads"):
         watch(model)
-    for module in model.modules():
-        if isinstance(module, torch.nn.Linear):
+    for name, module in model.named_modules():
+        if name.startswith(("instructions.", "history.", "retrieval.")):  # the host's, in f32
+            continue
+        if name.endswith("router.classifier"):  # its weights stay f32
+            module.register_forward_pre_hook(lambda _, args: (bf16(args[0]),))
+        elif isinstance(module, torch.nn.Linear):
             module.weight = torch.nn.Parameter(bf16(module.weight.detach()), requires_grad=False)
             module.register_forward_pre_hook(lambda _, args: (bf16(args[0]),))
     return model
@@ -62,7 +74,7 @@ def figures(scorers, cases):
         for case in cases:
             sids = [result["sid"] for result in case["results"]]
             golden = torch.tensor([result["score"] for result in case["results"]])
-            deltas.append((score.forced_scores(case["tokens"], sids) - golden).abs())
+            deltas.append((score.forced_scores(case.get("tokens") or case["request"], sids) - golden).abs())
         deltas = torch.cat(deltas)
         for key, value in (("max", deltas.max()), ("rms", deltas.square().mean().sqrt())):
             worst[key] = max(worst[key], round(value.item(), 5))

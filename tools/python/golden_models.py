@@ -16,7 +16,9 @@ import os
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from transformers import LlamaConfig, Qwen2Config, Qwen3Config, T5Config
+from transformers import LlamaConfig, Qwen2Config, Qwen3Config, SwitchTransformersConfig, T5Config
+
+import oxygenrec
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
@@ -25,9 +27,9 @@ DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 class Spec:
     name: str
     covers: str
-    family: str                      # "t5", or one of DECODERS
+    family: str                      # a key of BASES
     config: dict                     # keys of the HF config that differ from the base below
-    form: str                        # "v4" | "v5"
+    form: str                        # "v4" | "v5"; "own": the family is defined by oxygenrec.py, not by HF
     codes: list                      # codes of each level
     vocab: int
     cases: list                      # (prompt tokens, beams)
@@ -43,7 +45,15 @@ class Spec:
     extra: tuple = ()                # tensors that real files also hold and a loader must ignore
     logits: float = 3.0              # standard deviation of the logits
     activations: bool = False        # record golden/activations.safetensors
+    hf_names: bool = True            # oxygenrec: dense feed-forward blocks under HF's names, not OneRec's
+    tied_experts: dict = dataclasses.field(default_factory=dict)   # oxygenrec: router row -> the row that it is a copy of
+    inputs: dict = dataclasses.field(default_factory=dict)   # oxygenrec: `sizes` of OxygenRec; cases are then requests
     calm: float = 1.0                # divides what makes attention peaked (T5: q and o; decoders: o, and the head norms or q and k)
+
+    @property
+    def requests(self):
+        """Whether `cases` holds (recipe of a request, beams), for golden_oxygenrec.request."""
+        return bool(self.inputs)
 
     def rng(self, *key):
         digest = hashlib.sha256("/".join(map(str, (self.name,) + key)).encode()).digest()
@@ -55,10 +65,16 @@ T5_BASE = dict(d_model=32, d_kv=8, d_ff=64, num_heads=4, num_layers=2, num_decod
                feed_forward_proj="relu", initializer_factor=1.0, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1)
 DECODER_BASE = dict(hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
                     hidden_act="silu", max_position_embeddings=4096, rms_norm_eps=1e-6, attention_dropout=0.0, initializer_range=0.02)
-BASES = {"t5": T5_BASE, "qwen2": DECODER_BASE, "llama": DECODER_BASE | {"attention_bias": False, "mlp_bias": False},
+OXYGENREC_BASE = dict(d_model=32, d_kv=8, d_ff=40, num_heads=4, num_layers=1, num_decoder_layers=2, feed_forward_proj="gated-silu",
+                      layer_norm_epsilon=1e-6, tie_word_embeddings=True, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1)
+SWITCH_BASE = {key: value for key, value in T5_BASE.items() if key not in ("feed_forward_proj", "initializer_factor")} | {
+    "dense_act_fn": "relu", "num_experts": 4, "expert_capacity": 4096, "router_jitter_noise": 0.01}
+ENCODER_DECODERS = ("t5", "oxygenrec", "switch_transformers")
+BASES = {"t5": T5_BASE, "oxygenrec": OXYGENREC_BASE, "switch_transformers": SWITCH_BASE, "qwen2": DECODER_BASE, "llama": DECODER_BASE | {"attention_bias": False, "mlp_bias": False},
          "qwen3": DECODER_BASE | {"attention_bias": False, "head_dim": 16}}
-DECODERS = {"qwen2": Qwen2Config, "qwen3": Qwen3Config, "llama": LlamaConfig}
-ARCHITECTURES = {"t5": "T5ForConditionalGeneration", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM"}
+CONFIGS = {"t5": T5Config, "switch_transformers": SwitchTransformersConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config, "llama": LlamaConfig}
+ARCHITECTURES = {"t5": "T5ForConditionalGeneration", "switch_transformers": "SwitchTransformersForConditionalGeneration",
+                 "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM"}
 # What 4.x wrote beside the base.
 V4_KEYS = {"t5": {"is_encoder_decoder": True, "n_positions": 512, "output_past": True},
            "llama": {"bos_token_id": 1, "eos_token_id": 2, "pretraining_tp": 1, "rope_scaling": None},
@@ -69,6 +85,7 @@ V4_KEYS["qwen3"] = V4_KEYS["qwen2"]
 WIDE = [(1, 1), (1, 32), (2, 4), (7, 32), (63, 32), (64, 4), (65, 128), (128, 1), (300, 32), (600, 128)]
 NARROW = [(1, 4), (7, 32), (65, 32), (128, 128), (300, 4)]
 FEW = [(1, 32), (64, 4), (129, 32)]
+SOME = [(1, 32), (6, 4), (33, 32), (64, 4), (129, 32)]
 CALM = [(1, 32), (5, 4), (20, 128), (40, 32), (64, 64), (65, 4), (128, 32), (200, 128), (300, 32)]
 
 SPECS = [
@@ -165,6 +182,29 @@ SPECS = [
     Spec("llama-bf16", "bf16 contract, Llama: hidden 64, 3 layers, llama3 RoPE, narrower logits, calmer attention; bf16 weights", "llama",
          {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "tie_word_embeddings": True, "rope_parameters": {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 64}}, "v5", [24, 24, 24], 80, CALM, sids=1200, dtype="bf16", logits=2.0, calm=1.6),
+    Spec("switch-top1", "Switch Transformers as 5.x writes them: the best of 4 experts, weighted by its probability, in every decoder layer and "
+         "every second encoder layer; no expert's capacity is ever full; tied and scaled", "switch_transformers",
+         {"num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 2, "d_ff": 24, "d_model": 24, "d_kv": 6, "tie_word_embeddings": True}, "v5",
+         [24, 24, 24], 80, NARROW, sids=300, logits=2.0, calm=1.6),
+    Spec("oxygenrec-dense", "no experts: T5's own form, gated-gelu under HF's names; tied and scaled", "oxygenrec",
+         {"feed_forward_proj": "gated-gelu", "num_layers": 2}, "own", [24, 24, 16], 72, SOME, sids=200),
+    Spec("oxygenrec-absolute", "absolute positions in both stacks, queries scaled by d_kv^-0.5, relu under OneRec's names, heads x d_kv != d_model; "
+         "lm_head, not scaled; f16", "oxygenrec",
+         {"position_embeddings": "absolute", "n_positions": 160, "attention_scale": True, "feed_forward_proj": "relu", "d_kv": 12, "num_heads": 3,
+          "tie_word_embeddings": False}, "own", [24, 16, 32], 80, FEW, sids=200, lm_head=True, dtype="f16", hf_names=False, permuted=True),
+    Spec("oxygenrec-moe", "experts in every decoder layer: softmax, then the best 2 of 4, renormalised; one shared expert; gated-silu", "oxygenrec",
+         {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "n_shared_experts": 1}, "own", [24, 24, 24], 80, NARROW,
+         sids=300),
+    Spec("oxygenrec-moe-heads", "experts in some layers of both stacks, dense in the others: the best 3 of 6, then softmax, scaled by 1.5; relu; "
+         "level_head; f16", "oxygenrec",
+         {"num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 16, "router_order": "topk_softmax", "norm_topk_prob": False,
+          "routed_scaling_factor": 1.5, "encoder_moe_layers": [1], "decoder_moe_layers": [0], "num_layers": 2, "feed_forward_proj": "relu"}, "own",
+         [24, 16, 32], 80, NARROW, sids=300, dtype="f16", hf_names=False, manifest={"score": "level_head"}),
+    Spec("oxygenrec-moe-ties", "equal rows in the router, so that ties decide and one expert stays empty; 2 of 5, not renormalised, scaled by 1.25; two "
+         "shared experts of another width; f16", "oxygenrec",
+         {"num_experts": 5, "num_experts_per_tok": 2, "num_heads": 2, "d_kv": 16, "moe_intermediate_size": 20, "norm_topk_prob": False, "routed_scaling_factor": 1.25,
+          "n_shared_experts": 2, "shared_expert_intermediate_size": 12}, "own", [24, 16, 16], 64, SOME, sids=200, dtype="f16",
+         tied_experts={2: 0, 4: 0}),
 ]
 
 
@@ -183,7 +223,7 @@ def manifest(spec):
         levels.append({"codes": codes, "tokens": {"list": mine} if spec.permuted else {"first": mine[0]}})
         at += codes
     out = {"sidereal": 1, "name": spec.name, "version": "golden.1", "sid": {"levels": levels}}
-    if spec.family == "t5":
+    if spec.family in ENCODER_DECODERS:
         out["decoder_prefix"] = [0]
     heads = {"heads": head_names(spec)} if head_names(spec) else {}
     return out | {"score": "full_then_mask"} | heads | {"length_penalty": 0.0} | spec.manifest
@@ -211,40 +251,113 @@ def catalogue(spec):
 def config_json(spec):
     """-> the dict written as config.json"""
     keys = BASES[spec.family] | {"vocab_size": spec.vocab} | spec.config
+    if spec.form == "own":
+        return {"model_type": spec.family} | keys
     arch, torch_dtype = ARCHITECTURES[spec.family], str(DTYPES[spec.dtype]).removeprefix("torch.")
     if spec.form == "v5":
-        config = (T5Config if spec.family == "t5" else DECODERS[spec.family])(**keys, architectures=[arch], dtype=torch_dtype)
+        config = CONFIGS[spec.family](**keys, architectures=[arch], dtype=torch_dtype)
         return json.loads(config.to_json_string())
     return {"architectures": [arch], "model_type": spec.family, "torch_dtype": torch_dtype, "transformers_version": "4.51.0",
             "use_cache": True} | V4_KEYS[spec.family] | keys
 
 
-def t5_shapes(spec):
-    c = T5_BASE | spec.config
-    d, inner, ff, gated = c["d_model"], c["num_heads"] * c["d_kv"], c["d_ff"], c["feed_forward_proj"].startswith("gated")
+def encoder_decoder_shapes(spec):
+    c = BASES[spec.family] | {"vocab_size": spec.vocab} | spec.config
+    d, inner = c["d_model"], c["num_heads"] * c["d_kv"]
+    sharp = 2.5 / spec.calm * (d if c.get("attention_scale") else d * c["d_kv"]) ** -0.5
     # Input table small and final norm large: the residual stream then forgets the last token's own embedding.
     yield "shared.weight", (spec.vocab, d), 0.6
     for stack, depth in (("encoder", c["num_layers"]), ("decoder", c["num_decoder_layers"])):
-        yield f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight", (c["relative_attention_num_buckets"], c["num_heads"]), 1.0
+        if c.get("position_embeddings") == "absolute":
+            yield f"{stack}.embed_positions.weight", (c["n_positions"], d), 0.4
+        else:
+            yield (f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+                   (c.get("relative_attention_num_buckets", 32), c["num_heads"]), 1.0)
         for i in range(depth):
             for sub, kind in enumerate(("SelfAttention",) if stack == "encoder" else ("SelfAttention", "EncDecAttention")):
                 p = f"{stack}.block.{i}.layer.{sub}"
                 yield f"{p}.layer_norm.weight", (d,), "norm"
-                yield f"{p}.{kind}.q.weight", (inner, d), 2.5 / spec.calm * (d * c["d_kv"]) ** -0.5
+                yield f"{p}.{kind}.q.weight", (inner, d), sharp
                 yield f"{p}.{kind}.k.weight", (inner, d), d ** -0.5
                 yield f"{p}.{kind}.v.weight", (inner, d), d ** -0.5
                 yield f"{p}.{kind}.o.weight", (d, inner), 2.5 / spec.calm * inner ** -0.5
             p = f"{stack}.block.{i}.layer.{1 if stack == 'encoder' else 2}"
             yield f"{p}.layer_norm.weight", (d,), "norm"
-            for wi in ("wi_0", "wi_1") if gated else ("wi",):
-                yield f"{p}.DenseReluDense.{wi}.weight", (ff, d), d ** -0.5
-            yield f"{p}.DenseReluDense.wo.weight", (d, ff), ff ** -0.5
+            yield from feed_forward_shapes(spec, c, stack, i, p)
         yield f"{stack}.final_layer_norm.weight", (d,), "norm" if stack == "encoder" else "head"
     if spec.lm_head:
         yield "lm_head.weight", (spec.vocab, d), 0.6
     yield from level_heads(spec, d)
+    yield from input_shapes(spec, d)
     for name in spec.extra:
         yield name, None, None
+
+
+def feed_forward_shapes(spec, c, stack, layer, p):
+    """The feed-forward of a block: dense, or the router and experts of oxygenrec."""
+    d, gated = c["d_model"], c.get("feed_forward_proj", "").startswith("gated")
+
+    def block(prefix, inner, names):
+        for name in names if gated else names[1:]:
+            yield f"{prefix}.{name}.weight", (inner, d), d ** -0.5
+        yield f"{prefix}.wo.weight", (d, inner), inner ** -0.5
+
+    own = ("gate_proj", "wi")
+    config = oxygenrec.Config.read(c) if spec.family == "oxygenrec" else None
+    if config and layer in (config.encoder_moe_layers if stack == "encoder" else config.decoder_moe_layers):
+        yield f"{p}.ffn.router.weight", (config.num_experts, d), 2.0 * d ** -0.5
+        for e in range(config.num_experts):
+            yield from block(f"{p}.ffn.experts.{e}", config.moe_intermediate_size, own)
+        for s in range(config.n_shared_experts):
+            yield from block(f"{p}.ffn.shared_experts.{s}", config.shared_expert_intermediate_size, own)
+    elif spec.family == "switch_transformers":
+        # HF: every `step`th layer, and not the first of them, unless every layer is sparse.
+        step = c["num_layers" if stack == "encoder" else "num_decoder_layers"] // c[f"num_sparse_{stack}_layers"]
+        if step > 1 and layer % step != 1:
+            yield from block(f"{p}.mlp", c["d_ff"], ("", "wi"))
+            return
+        yield f"{p}.mlp.router.classifier.weight", (c["num_experts"], d), 2.0 * d ** -0.5
+        for e in range(c["num_experts"]):
+            yield from block(f"{p}.mlp.experts.expert_{e}", c["d_ff"], ("", "wi"))
+    elif config and not spec.hf_names:
+        yield from block(f"{p}.ffn", c["d_ff"], own)
+    else:
+        yield from block(f"{p}.DenseReluDense", c["d_ff"], ("wi_0", "wi_1" if gated else "wi"))
+
+
+def input_shapes(spec, d):
+    """Instructions, history and retrieval of oxygenrec."""
+    def layers(name, read, width):
+        for i, shape in enumerate(((width, read), (d, width))):
+            yield f"{name}.{i}.weight", shape, (1.5 if i else 1.0) * shape[1] ** -0.5
+            yield f"{name}.{i}.bias", shape[:1], 0.2
+
+    for given in spec.manifest.get("instructions", []):
+        p, width = f"instructions.{given['name']}", spec.inputs["hidden"].get(given["name"], d)
+        yield f"{p}.default", (d,), 0.6
+        if "ids" in given:
+            yield f"{p}.table.weight", (len(given["ids"]), d), 0.8
+        else:
+            yield from layers(f"{p}.adapter", given["size"], width)
+        if given.get("trigger"):
+            yield f"{p}.trigger_default", (d,), 0.6
+            yield from layers(f"{p}.fusion", 2 * d, width)
+    widths = []
+    for feature in spec.manifest.get("history", {}).get("features", []):
+        shape = spec.inputs["tables"][feature["name"]]
+        widths.append(shape[1])
+        yield f"history.tables.{feature['name']}.weight", shape, 0.6
+    width = widths and (widths[0] if spec.manifest["history"].get("combine") == "sum" else sum(widths))
+    if projection := spec.inputs.get("projection"):
+        yield "history.projection.weight", (d, width), width ** -0.5
+        if projection == "bias":
+            yield "history.projection.bias", (d,), 0.2
+    if "retrieval" in spec.manifest:
+        size = spec.inputs["retrieval"]
+        for name, read in (("query", d * len(spec.manifest["retrieval"]["instructions"])), ("key", width)):
+            yield f"retrieval.{name}.weight", (size, read), read ** -0.5
+            if spec.inputs.get("retrieval_bias"):
+                yield f"retrieval.{name}.bias", (size,), 0.2
 
 
 def level_heads(spec, d):
@@ -285,10 +398,11 @@ def decoder_shapes(spec):
 
 def weights(spec, scaled):
     """-> {tensor name: tensor}. `scaled`: the engine multiplies by d_model^-0.5 before the head."""
-    d = (BASES[spec.family] | spec.config)["d_model" if spec.family == "t5" else "hidden_size"]
+    paired = spec.family in ENCODER_DECODERS
+    d = (BASES[spec.family] | spec.config)["d_model" if paired else "hidden_size"]
     means = {"norm": 1.0, "sharp": 1.6 / spec.calm, "head": spec.logits / 0.6 if scaled else spec.logits / (0.6 * d ** 0.5)}
     out = {}
-    for name, shape, scale in (t5_shapes if spec.family == "t5" else decoder_shapes)(spec):
+    for name, shape, scale in (encoder_decoder_shapes if paired else decoder_shapes)(spec):
         if shape is None:
             if name.endswith("embed_tokens.weight"):
                 out[name] = out["shared.weight"].clone()
@@ -296,6 +410,9 @@ def weights(spec, scaled):
             shape, scale = (32, T5_BASE["num_heads"]), 5.0
         noise = spec.rng("weights", name).standard_normal(shape, dtype=np.float32)
         values = noise * np.float32(scale) if scale not in means else np.float32(means[scale]) * (1 + np.float32(0.2) * noise)
+        if name.endswith("router.weight"):
+            for copy, original in spec.tied_experts.items():
+                values[copy] = values[original]
         out[name] = torch.from_numpy(values.astype(np.float32)).to(DTYPES[spec.dtype])
     return out
 
@@ -348,10 +465,16 @@ def write_export(spec, folder):
     """Everything but the goldens. -> (manifest, catalogue rows)"""
     os.makedirs(os.path.join(folder, "golden"))
     config = config_json(spec)
-    scaled = spec.family == "t5" and config.get("scale_decoder_outputs", config.get("tie_word_embeddings") is not False)
+    scaled = spec.family in ENCODER_DECODERS and config.get("scale_decoder_outputs", config.get("tie_word_embeddings") is not False)
     rows, declared = catalogue(spec), manifest(spec)
     write_json(os.path.join(folder, "config.json"), config)
     write_manifest(os.path.join(folder, "sidereal.json"), declared)
-    write_weights(folder, weights(spec, scaled), spec.shards)
+    tensors = weights(spec, scaled)
+    for number, feature in enumerate(declared.get("history", {}).get("features", [])):
+        dtype = list(DTYPES.values())[number % len(DTYPES)]   # the tables of an export are of different types
+        table = tensors.pop(f"history.tables.{feature['name']}.weight").to(dtype)
+        os.makedirs(os.path.dirname(os.path.join(folder, feature["table"])), exist_ok=True)
+        save_file({"weight": table}, os.path.join(folder, feature["table"]))
+    write_weights(folder, tensors, spec.shards)
     write_items(os.path.join(folder, "items.csv"), rows, len(spec.codes))
     return declared, rows

@@ -66,6 +66,12 @@ class Scorer:
         # generated tokens, which is the same number because `hf_generate` generates the end only when it is scored.
         self.length = len(self.level_tokens) + len(self.end)
 
+    def forget(self):
+        """Of close calls so far: these models make none but those of the search."""
+
+    def safe(self):
+        return True
+
     def encode(self, prompt):
         """What does not change from step to step: the encoder output, or nothing for a decoder-only model."""
         if not self.encoder_decoder:
@@ -73,13 +79,17 @@ class Scorer:
         ids = torch.tensor([prompt])
         return self.model.get_encoder()(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
 
+    def encoder_outputs(self, states):
+        """As the model's forward takes them."""
+        return (states,)
+
     def logits(self, prompt, encoded, rows):
         """[len(rows), tokens in a row + 1, vocab]: logits after the prompt and after each token of a row. With a head a level,
         what HF's own head would be given: [.., hidden]."""
         rows = torch.tensor(rows, dtype=torch.long).view(len(rows), -1)
         if self.encoder_decoder:
             ids = torch.cat([torch.tensor(self.start).expand(len(rows), -1), rows], 1)
-            out = self.model(encoder_outputs=(encoded.expand(len(rows), -1, -1),), decoder_input_ids=ids, use_cache=False)
+            out = self.model(encoder_outputs=self.encoder_outputs(encoded.expand(len(rows), -1, -1)), decoder_input_ids=ids, use_cache=False)
         else:
             ids = torch.cat([torch.tensor(prompt).expand(len(rows), -1), rows], 1)
             out = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, logits_to_keep=rows.shape[1] + 1)

@@ -1,8 +1,10 @@
-"""Makes tests/goldens: tiny seeded exports with results computed by Hugging Face `transformers`.
+"""Makes tests/goldens: tiny seeded exports with results computed by Hugging Face `transformers`; of the family `oxygenrec`, which
+Hugging Face does not have, by our own reference model, oxygenrec.py.
 
     python tools/python/make_goldens.py --out tests/goldens            # write every export anew
     python tools/python/make_goldens.py --check [--out tests/goldens]  # make them elsewhere and compare (scores within 1e-5)
     python tools/python/make_goldens.py --only t5-relu ...             # some of them
+    python tools/python/make_goldens.py --requests [--check]           # those of tests/oxygenrec (its README has their format)
 
 Needs torch (CPU), transformers 5.x, safetensors, numpy. Everything is a function of the export's name; nothing is fetched.
 
@@ -18,6 +20,7 @@ Format of an export's `golden/cases.jsonl` (what `sidereal check` reads), one JS
     reference   "hf_generate": results and scores are HF's own `generate(num_beams=B, prefix_allowed_tokens_fn=..)`.
                 "hf_logits": a plain beam search over HF's logits (golden_search.py), where HF's search cannot say it: under
                 every other score mode than `full_then_mask`, and where fewer than B SIDs exist (HF fills up with dead beams).
+                "oxygenrec": the same search over the logits of oxygenrec.py.
 
 Scores. score = (sum of the log-probabilities of the levels and of the scored end tokens) / length ^ length_penalty, where
 length = levels + scored end tokens. HF divides by the number of generated tokens; it is made to generate the end tokens
@@ -43,12 +46,16 @@ import warnings
 import numpy as np
 import torch
 from safetensors import safe_open
-from transformers import LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, T5ForConditionalGeneration
+from transformers import (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, SwitchTransformersForConditionalGeneration,
+                          T5ForConditionalGeneration)
 from transformers.utils import logging
 
 import activations
 import golden_bf16
 import golden_models as models
+import golden_requests
+import oxygenrec
+from golden_oxygenrec import OxygenScorer, SwitchScorer, assert_inputs_matter, request
 from golden_search import Scorer, Trie, watch
 
 MARGIN = 4e-4
@@ -58,7 +65,10 @@ AGREE = 2e-5
 
 def load(spec, folder):
     """The model as HF itself loads the finished directory; weights of every dtype are computed in f32."""
-    cls = {"t5": T5ForConditionalGeneration, "qwen2": Qwen2ForCausalLM, "qwen3": Qwen3ForCausalLM, "llama": LlamaForCausalLM}[spec.family]
+    if spec.family == "oxygenrec":
+        return oxygenrec.load(folder)
+    cls = {"t5": T5ForConditionalGeneration, "switch_transformers": SwitchTransformersForConditionalGeneration,
+           "qwen2": Qwen2ForCausalLM, "qwen3": Qwen3ForCausalLM, "llama": LlamaForCausalLM}[spec.family]
     model, info = cls.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     assert not info["missing_keys"] and not info["mismatched_keys"], info
     head, table = model.get_output_embeddings().weight, model.get_input_embeddings().weight
@@ -79,11 +89,16 @@ def attach_heads(model, folder, names):
     watch(model)
 
 
-def scorer(spec, model, manifest, trie):
+def scorer(spec, model, manifest, trie, rows):
+    if spec.family == "oxygenrec":
+        return OxygenScorer(model, manifest, trie, dict(rows))
     config = model.config
     # HF 5.x: with a cache, `generate` on a T5 decoder deeper than its encoder fails with an IndexError in the cache.
-    use_cache = spec.family != "t5" or config.num_decoder_layers <= config.num_layers
-    return Scorer(model, manifest, spec.family == "t5", use_cache, trie)
+    paired = spec.family in models.ENCODER_DECODERS
+    use_cache = not paired or config.num_decoder_layers <= config.num_layers
+    if spec.family == "switch_transformers":
+        return SwitchScorer(model, manifest, use_cache, trie)
+    return Scorer(model, manifest, paired, use_cache, trie)
 
 
 def prompt(spec, score, rows, length, attempt):
@@ -109,13 +124,14 @@ def close(a, b, tolerance):
 def make_case(spec, score, exact, rows, prompts, number, beams):
     """`prompts`: candidates; the first on which nothing hangs on less than MARGIN is taken."""
     for tokens in prompts:
+        score.forget()
         results, margin = score.plain_beam(tokens, beams)
-        if margin >= MARGIN:
+        if margin >= MARGIN and score.safe():
             break
     else:
         raise ValueError(f"{spec.name}, case {number}: close calls in the lists of all candidate prompts")
-    reference = "hf_logits"
-    if score.mode == "full_then_mask":
+    reference = "oxygenrec" if spec.family == "oxygenrec" else "hf_logits"
+    if reference == "hf_logits" and score.mode == "full_then_mask":
         found, full = score.hf_generate(tokens, beams)
         assert [sid for sid, _ in found] == [sid for sid, _ in results], (spec.name, number, margin)
         assert close([s for _, s in found], [s for _, s in results], AGREE), (spec.name, number)
@@ -133,8 +149,11 @@ def make_case(spec, score, exact, rows, prompts, number, beams):
         for found, total in results:
             assert found != sid or abs(sum(logprobs) / scale - total) <= AGREE, (spec.name, number, "sum")
         forced.append({"sid": sid, "logprobs": [f32(p) for p in logprobs]})
-    return {"id": number, "tokens": tokens, "beams": beams, "score": score.mode,
-            "results": [{"sid": sid, "score": f32(s)} for sid, s in results], "forced": forced, "reference": reference}, margin
+    assert score.safe(), (spec.name, number, "a close call of a router")
+    asked = {"request": tokens} if spec.requests else {"tokens": tokens}
+    about = score.about(tokens) if spec.requests else {}
+    return {"id": number} | asked | {"beams": beams, "score": score.mode, "results": [{"sid": sid, "score": f32(s)} for sid, s in results],
+                                     "forced": forced, "reference": reference} | about, margin
 
 
 def assert_lively(spec, cases):
@@ -152,6 +171,9 @@ def make(spec, out):
     folder = os.path.join(out, spec.name)
     shutil.rmtree(folder, ignore_errors=True)
     manifest, rows = models.write_export(spec, folder)
+    if spec.requests:
+        return write_goldens(spec, folder, manifest, rows, lambda _, number, recipe: (
+            request(spec, rows, recipe, attempt, number) for attempt in range(TRIES)))
     write_goldens(spec, folder, manifest, rows, lambda score, _, length: (
         prompt(spec, score, rows, length, attempt) for attempt in range(TRIES if length < 300 else 12)))
 
@@ -161,7 +183,7 @@ def write_goldens(spec, folder, manifest, rows, prompts):
     for the case's prompt."""
     model = load(spec, folder)
     trie = Trie([sid for _, sid in rows])
-    score, exact = scorer(spec, model, manifest, trie), scorer(spec, double(model), manifest, trie)
+    score, exact = scorer(spec, model, manifest, trie, rows), scorer(spec, double(model), manifest, trie, rows)
     score.template = manifest.get("prompt", {})
     cases, margins = [], []
     for number, (length, beams) in enumerate(spec.cases, 1):
@@ -169,15 +191,23 @@ def write_goldens(spec, folder, manifest, rows, prompts):
         cases.append(case)
         margins.append(margin)
     assert_lively(spec, cases)
-    with open(os.path.join(folder, "golden", "cases.jsonl"), "w", newline="\n") as f:
+    if spec.tied_experts:
+        experts = score.model.config.num_experts
+        assert all(watch.ties > 0 and len(watch.used) < experts for watch in score.watches), spec.name
+    with open(os.path.join(folder, "golden", "requests.jsonl" if spec.requests else "cases.jsonl"), "w", newline="\n") as f:
         f.writelines(json.dumps(c, separators=(",", ":")) + "\n" for c in cases)
     if spec.activations:
         activations.write(folder, model, manifest, activations.shortest(cases))
-    rounding = write_bf16(spec, folder, manifest, cases, trie)
+    if spec.requests:  # what they add is computed on the host in f32
+        assert_inputs_matter(spec, score, cases)
+        rounded = ""
+    else:
+        rounding = write_bf16(spec, folder, manifest, cases, trie, rows)
+        rounded = f"  bf16 |delta| {rounding['max']:.3f} rms {rounding['rms']:.3f}"
     size = sum(os.path.getsize(os.path.join(d, name)) for d, _, names in os.walk(folder) for name in names)
     by_hf = sum(c["reference"] == "hf_generate" for c in cases)
     print(f"{spec.name:20} {size / 1000:6.0f} kB  {len(rows):4} items  {len(cases):2} cases ({by_hf} hf_generate)  "
-          f"smallest margin {min(margins):.1e}  bf16 |delta| {rounding['max']:.3f} rms {rounding['rms']:.3f}", flush=True)
+          f"smallest margin {min(margins):.1e}{rounded}", flush=True)
 
 
 def double(model):
@@ -188,9 +218,9 @@ def double(model):
     return twin
 
 
-def write_bf16(spec, folder, manifest, cases, trie):
+def write_bf16(spec, folder, manifest, cases, trie, rows):
     """`golden/bf16.json`: what rounding to bf16 alone does to the scores."""
-    scorers = [scorer(spec, golden_bf16.rounded(load(spec, folder), kind), manifest, trie) for kind in golden_bf16.KINDS]
+    scorers = [scorer(spec, golden_bf16.rounded(load(spec, folder), kind), manifest, trie, rows) for kind in golden_bf16.KINDS]
     rounding = golden_bf16.figures(scorers, cases)
     models.write_json(os.path.join(folder, "golden", "bf16.json"), {"rounding": rounding})
     return rounding
@@ -215,8 +245,8 @@ def differences(old, new, tolerance=1e-5):
             with safe_open(a, "pt") as x, safe_open(b, "pt") as y:
                 out += [f"{name}: names"] if set(x.keys()) != set(y.keys()) else [
                     f"{name}: {k}" for k in x.keys() if not torch.equal(x.get_tensor(k), y.get_tensor(k))]
-        elif name.endswith("cases.jsonl"):
-            out += [f"{name}: case {x['id']}" for x, y in zip(*([json.loads(line) for line in open(p)] for p in (a, b)), strict=True)
+        elif name.endswith(".jsonl"):
+            out += [f"{name}: {x['id']}" for x, y in zip(*([json.loads(line) for line in open(p)] for p in (a, b)), strict=True)
                     if not same(x, y, tolerance)]
         elif name.endswith("bf16.json"):  # a sum in another order may round to the other side: figures move, by far less than this
             x, y = (json.load(open(p))["rounding"] for p in (a, b))
@@ -239,16 +269,19 @@ def same(x, y, tolerance):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", default="tests/goldens", help="folder of the exports (default: tests/goldens)")
+    parser.add_argument("--requests", action="store_true", help="the exports of requests with instructions, features and retrieval")
+    parser.add_argument("--out", help="folder of the exports (default: tests/goldens, with --requests tests/oxygenrec)")
     parser.add_argument("--check", action="store_true", help="write nothing; make everything in a temporary folder and compare")
-    parser.add_argument("--only", nargs="+", metavar="EXPORT", choices=[s.name for s in models.SPECS])
+    parser.add_argument("--only", nargs="+", metavar="EXPORT", choices=[s.name for s in models.SPECS + golden_requests.SPECS])
     args = parser.parse_args()
+    known = golden_requests.SPECS if args.requests else models.SPECS
+    args.out = args.out or ("tests/oxygenrec" if args.requests else "tests/goldens")
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     warnings.filterwarnings("ignore")
-    specs = [s for s in models.SPECS if not args.only or s.name in args.only]
+    specs = [s for s in known if not args.only or s.name in args.only]
     if not args.check:
         for spec in specs:
             make(spec, args.out)
@@ -260,7 +293,7 @@ def main():
             for line in differences(os.path.join(args.out, spec.name), os.path.join(new, spec.name)):
                 print(f"DIFFERS {spec.name}/{line}")
                 bad += 1
-    stray = set(e.name for e in os.scandir(args.out) if e.is_dir()) - {s.name for s in models.SPECS}
+    stray = set(e.name for e in os.scandir(args.out) if e.is_dir()) - {s.name for s in known}
     for name in sorted(stray):
         print(f"DIFFERS {name}: no such export is made any more")
     bad += len(stray)

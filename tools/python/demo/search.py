@@ -66,38 +66,46 @@ def search(model, catalogue, histories, max_items, beams=BEAMS, batch=32, prompt
     model.eval()
     codes, results = catalogue.codes, []
     prompts = prompts or [prompt(h, catalogue.sids, codes, max_items) for h in histories]
-    second = torch.from_numpy(catalogue.second)
     for start in range(0, len(histories), batch):
-        chunk = histories[start:start + batch]
         states, mask = encode(model, pad(prompts[start:start + batch]))
-        legal = [catalogue.legal(h) for h in chunk]
-        tokens = torch.full((len(chunk), 1, 1), PAD)                          # [b, beams, 1 + level]
-        scores = torch.zeros(len(chunk), 1)                                   # [b, beams]
-        node = torch.zeros(len(chunk), 1, dtype=torch.long)                   # [b, beams] row among the level's nodes
-        for level in range(3):
-            first = FIRST_TOKEN + level * codes
-            step = decode(model, states, mask, tokens)[:, :, -1, first:first + codes]
-            children = torch.stack([l[level][n] for l, n in zip(legal, node)])                # [b, beams, codes]
-            candidates = (scores[:, :, None] + step).masked_fill(~children, -torch.inf).flatten(1)
-            scores, order = candidates.sort(dim=1, descending=True, stable=True)
-            scores, order = scores[:, :beams], order[:, :beams]
-            parent, code = order // codes, order % codes
-            tokens = torch.cat([tokens.gather(1, parent[:, :, None].expand(-1, -1, level + 1)), code[:, :, None] + first], 2)
-            node = code if level == 0 else second[node.gather(1, parent), code] if level == 1 else node.gather(1, parent)
-        leaf = torch.from_numpy(catalogue.third)[node, code]
-        for row_leaf, row_score in zip(leaf.tolist(), scores.tolist()):
-            results.append([(l, s) for l, s in zip(row_leaf, row_score) if s > -float("inf")])
+        results += beam(catalogue, histories[start:start + batch], lambda tokens: decode(model, states, mask, tokens)[:, :, -1], beams)
+    return results
+
+
+def beam(catalogue, histories, step, beams):
+    """`search` of one batch. `step`: decoder tokens [b, beams, 1 + level] -> log-probabilities of the next, [b, beams, vocab]."""
+    codes, results = catalogue.codes, []
+    second = torch.from_numpy(catalogue.second)
+    legal = [catalogue.legal(h) for h in histories]
+    tokens = torch.full((len(histories), 1, 1), PAD)                          # [b, beams, 1 + level]
+    scores = torch.zeros(len(histories), 1)                                   # [b, beams]
+    node = torch.zeros(len(histories), 1, dtype=torch.long)                   # [b, beams] row among the level's nodes
+    for level in range(3):
+        first = FIRST_TOKEN + level * codes
+        found = step(tokens)[:, :, first:first + codes]
+        children = torch.stack([l[level][n] for l, n in zip(legal, node)])                    # [b, beams, codes]
+        candidates = (scores[:, :, None] + found).masked_fill(~children, -torch.inf).flatten(1)
+        scores, order = candidates.sort(dim=1, descending=True, stable=True)
+        scores, order = scores[:, :beams], order[:, :beams]
+        parent, code = order // codes, order % codes
+        tokens = torch.cat([tokens.gather(1, parent[:, :, None].expand(-1, -1, level + 1)), code[:, :, None] + first], 2)
+        node = code if level == 0 else second[node.gather(1, parent), code] if level == 1 else node.gather(1, parent)
+    leaf = torch.from_numpy(catalogue.third)[node, code]
+    for row_leaf, row_score in zip(leaf.tolist(), scores.tolist()):
+        results.append([(l, s) for l, s in zip(row_leaf, row_score) if s > -float("inf")])
     return results
 
 
 def recommend(model, catalogue, histories, max_items, top=TOP, **kw):
     """[users] lists of at most `top` items."""
-    lists = []
-    for history, leaves in zip(histories, search(model, catalogue, histories, max_items, **kw)):
-        seen = set(history)
-        items = [i for leaf, _ in leaves for i in catalogue.leaf_items[leaf] if i not in seen]
-        lists.append(items[:top])
-    return lists
+    return [expand(catalogue, leaves, history, top)
+            for history, leaves in zip(histories, search(model, catalogue, histories, max_items, **kw))]
+
+
+def expand(catalogue, leaves, history, top=TOP):
+    """The first `top` items of ranked leaves that are not in the history."""
+    seen = set(history)
+    return [i for leaf, _ in leaves for i in catalogue.leaf_items[leaf] if i not in seen][:top]
 
 
 def most_popular(weights, histories, top=TOP):
