@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::slots::Slots;
 use crate::catalog::NodeMask;
 use crate::device::noise::Noise;
-use crate::device::{Beam, Cohort, CohortPlan, DeviceError, MAX_LEVELS, Rows, Span, TokenBatch, check_dense};
+use crate::device::{Beam, Cohort, CohortPlan, DeviceError, MAX_LEVELS, Rows, Segment, Span, TokenBatch, check_dense};
 use crate::sampling::{LogProb, Sampling, SamplingKind};
 
 /// A token batch as operations read it.
@@ -299,6 +299,20 @@ impl Lanes {
             Rows::Beams(lane) => return RowRanges::Many(&self.cohorts[lane.0 as usize].live_ranges),
         };
         if count == 0 { RowRanges::Many(&[]) } else { RowRanges::One(0..count) }
+    }
+
+    /// Where a row's token stands: a token in its segment, a beam's `step`-th behind its request's decoder prefix.
+    pub(super) fn position(&self, rows: Rows, row: usize, step: usize) -> usize {
+        match rows {
+            Rows::Tokens(lane) => self.tokens[lane.0 as usize].positions[row] as usize,
+            Rows::Last(lane) => self.tokens[lane.0 as usize].last_positions[row] as usize,
+            Rows::Beams(lane) => {
+                let requests = &self.cohorts[lane.0 as usize].requests;
+                let behind = requests.partition_point(|request| request.first_row as usize <= row);
+                self.slots.tables(Segment::Prefix).len(requests[behind - 1].slot) + step
+            }
+            Rows::Requests(_) => panic!("{rows:?} have no positions"),
+        }
     }
 }
 

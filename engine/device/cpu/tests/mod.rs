@@ -3,6 +3,7 @@
 mod chain;
 mod decoder_only;
 mod encoder_decoder;
+mod experts;
 mod head;
 mod naive;
 mod rows;
