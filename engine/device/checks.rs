@@ -1,12 +1,18 @@
 //! What every device checks of a weight before it packs it, and of a descriptor before it writes it.
 
-use super::{Cohort, CohortPlan, DeviceError, ExpertsSource, HeadMatrix, HeadSource, LinearSource, TokenBatch};
+use super::{
+    Cohort, CohortPlan, CohortRequest, DeviceError, ExpertsSource, HeadMatrix, HeadSource, LinearSource, ListPlan,
+    TokenBatch,
+};
 use crate::catalog::NodeMask;
 use crate::export::TensorView;
 use crate::sampling::Sampling;
 
 /// Most levels that a semantic ID may have; bounds the ban lists of a request.
 pub(crate) const MAX_LEVELS: usize = 8;
+
+/// Most semantic IDs of a list: a beam's own are looked through for every child.
+pub const MAX_LIST_ITEMS: usize = 32;
 
 fn bad(op: &'static str, reason: String) -> DeviceError {
     DeviceError::Failed { op, reason }
@@ -201,11 +207,29 @@ impl TokenBatch {
     }
 }
 
+impl ListPlan {
+    /// Checks that lists are no longer than any device holds.
+    pub(crate) fn check(&self) -> Result<(), DeviceError> {
+        let ListPlan { items, levels } = *self;
+        if (1..=MAX_LIST_ITEMS).contains(&items) && (1..=MAX_LEVELS).contains(&levels) {
+            return Ok(());
+        }
+        let most = format!("1 to {MAX_LIST_ITEMS} of 1 to {MAX_LEVELS}");
+        Err(bad("cohort_lane", format!("lists of {items} semantic IDs of {levels} levels; {most}")))
+    }
+}
+
 impl Cohort {
+    /// Semantic IDs that each beam becomes.
+    pub(crate) fn items(&self) -> usize {
+        self.requests.first().map_or(1, CohortRequest::items)
+    }
+
     /// Checks that the requests stand one behind the other in a lane of this plan, over `slots` slots and `masks` masks.
     pub(crate) fn check(&self, plan: &CohortPlan, (slots, masks): (usize, usize)) -> Result<(), DeviceError> {
         let op = "write_cohort";
-        let CohortPlan { rows, requests, banned_nodes, .. } = *plan;
+        let CohortPlan { rows, requests, banned_nodes, lists, .. } = *plan;
+        let most_items = lists.map_or(1, |lists| lists.items);
         let banned: usize = self.requests.iter().flat_map(|request| &request.banned_nodes).map(Vec::len).sum();
         if self.requests.len() > requests || banned > banned_nodes {
             let wanted = self.requests.len();
@@ -220,6 +244,11 @@ impl Cohort {
             }
             if beams > 1 << 16 {
                 return Err(bad(op, format!("request {index}: {beams} beams; a parent's rank has 16 bits")));
+            }
+            let (items, first_items) = (request.items(), self.requests[0].items());
+            if items != first_items || items > most_items {
+                let beside = format!("a list of {items} beside one of {first_items} in a lane of {most_items}");
+                return Err(bad(op, format!("request {index}: {beside}")));
             }
             if request.banned_nodes.len() > MAX_LEVELS {
                 let levels = request.banned_nodes.len();

@@ -66,6 +66,7 @@ impl Blueprint {
             requests,
             // A denied item bans at most one node a level.
             banned_nodes: requests * limits.max_denied_items * manifest.levels().len(),
+            lists: None,
         };
         let prefix = manifest.decoder_prefix().map_or(0, |_| capacity.prefix_tokens);
         let mut cohort_lanes = Vec::with_capacity(capacity.cohorts);

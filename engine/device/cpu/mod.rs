@@ -15,6 +15,7 @@ mod isa;
 pub mod kv;
 mod lanes;
 mod legal;
+mod lists;
 mod masked;
 mod pool;
 mod reduce;
@@ -49,9 +50,9 @@ use self::weights::{Weights, pack_linear};
 use super::{
     Beam, BeamAttentionArgs, Cohort, CohortLane, CohortPlan, Device, DeviceError, DeviceFacts, Dtype, Embedding,
     Epilogue, ExpandArgs, Experts, ExpertsArgs, ExpertsPlan, ExpertsSource, ExpertsWork, ForceArgs, Head, HeadArgs,
-    HeadSource, HistoryAttentionArgs, KvPool, KvShape, Linear, LinearArgs, LinearSource, Mark, Marks, NormArgs,
-    OwnShape, OwnSlab, Queue, RelativeBias, RelativeBiasSource, Rope, RopeSource, Rows, SlotPlan, SlotState, Tensor,
-    TokenBatch, TokenLane, TrieId, Vector, WriteKvArgs, check_mask, expect_matrix, read_vector,
+    HeadSource, HistoryAttentionArgs, KvPool, KvShape, Linear, LinearArgs, LinearSource, ListPlan, Mark, Marks,
+    NormArgs, OwnShape, OwnSlab, Queue, RelativeBias, RelativeBiasSource, Rope, RopeSource, Rows, SlotPlan, SlotState,
+    Tensor, TokenBatch, TokenLane, TrieId, Vector, WriteKvArgs, check_mask, expect_matrix, read_vector,
 };
 use crate::catalog::{Catalog, NodeMask};
 use crate::export::TensorView;
@@ -201,6 +202,7 @@ impl Device for CpuDevice {
     }
 
     fn cohort_lane(&mut self, plan: CohortPlan) -> Result<CohortLane, DeviceError> {
+        plan.lists.as_ref().map_or(Ok(()), ListPlan::check)?;
         Ok(CohortLane(add(&mut self.lanes.cohorts, CohortState::plan(plan))))
     }
 
@@ -424,6 +426,7 @@ impl Device for CpuDevice {
             catalog,
             masks: &self.lanes.masks,
             tokens,
+            item: args.item,
             level: args.level,
             scores: Scores {
                 logits: columns(&logits, args.logits),

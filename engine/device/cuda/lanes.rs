@@ -293,7 +293,10 @@ pub(super) struct Cohorts {
 
 impl Cohorts {
     pub(super) fn plan(driver: &Arc<Driver>, memory: &mut Memory, plan: CohortPlan) -> Result<Cohorts, DeviceError> {
-        let CohortPlan { rows, steps, requests, banned_nodes } = plan;
+        let CohortPlan { rows, steps, requests, banned_nodes, lists } = plan;
+        if lists.is_some_and(|lists| lists.items > 1) {
+            return Err(DeviceError::Unavailable("lists of semantic IDs are not served on CUDA yet".into()));
+        }
         let mut layout = Layout::default();
         let mut offsets = CohortOffsets {
             counts: layout.add(4),

@@ -75,6 +75,7 @@ impl Core {
                     banned_nodes: std::mem::take(&mut resolved.banned_nodes),
                     sampling: resolved.sampling,
                     log_probs: resolved.log_probs,
+                    list: 1,
                     mask,
                 });
                 self.ready.remove(0);

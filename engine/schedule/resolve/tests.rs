@@ -191,6 +191,7 @@ fn the_newest_journal_has_the_last_word() {
     let leaf = |item| catalog.leaf_of(catalog.item(item).unwrap());
     let beams = [10, 20, 30].map(|item| crate::device::Beam {
         leaf: leaf(item),
+        earlier: Vec::new(),
         score: -1.0,
         key: None,
         log_probs: Vec::new(),
