@@ -261,6 +261,7 @@ enum Reply<'a> {
         catalog: &'a str,
         device: &'a str,
         dtype: &'a str,
+        policy: PolicyJson<'a>,
         timings: TimingsJson,
     },
     Error {
@@ -298,6 +299,12 @@ enum ItemJson<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         title: Option<&'a str>,
     },
+}
+
+#[derive(Serialize)]
+struct PolicyJson<'a> {
+    number: u64,
+    version: &'a str,
 }
 
 #[derive(Serialize)]
@@ -350,6 +357,7 @@ pub fn answer_line(id: u64, answer: &Answer, with_text: bool) -> String {
             catalog: &good.provenance.catalog,
             device: &good.provenance.device,
             dtype: &good.provenance.dtype,
+            policy: PolicyJson { number: good.provenance.policy.number, version: &good.provenance.policy.version },
             timings: good.timings.into(),
         },
         Err(refusal) => {

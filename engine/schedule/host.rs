@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, select_biased};
 
 use crate::export::{Manifest, TextTokenizer};
-use crate::request::{Provenance, Recommendation, RefusalKind, Request, StageTimings};
+use crate::request::{Policy, Provenance, Recommendation, RefusalKind, Request, StageTimings};
 use crate::schedule::answer;
 use crate::schedule::core::{Finished, Newcomer};
 use crate::schedule::resolve::{Bounds, resolve};
@@ -85,7 +85,7 @@ fn bring_in(host: &Host, arrival: Arrival, to_core: &Sender<Newcomer>) {
 
 fn finish(host: &Host, finished: Finished) {
     let began = Instant::now();
-    let Finished { ticket, resolved, beams, timings } = finished;
+    let Finished { ticket, resolved, beams, policy, timings } = finished;
     if let Some(refusal) = ticket.stopped(began, "when its search ended") {
         return ticket.answer(Err(refusal));
     }
@@ -105,7 +105,11 @@ fn finish(host: &Host, finished: Finished) {
         results,
         unknown_items: resolved.unknown_items,
         prompt_tokens: resolved.tokens.len() as u32,
-        provenance: Provenance { catalog: resolved.snapshot.version(), ..host.provenance.clone() },
+        provenance: Provenance {
+            catalog: resolved.snapshot.version(),
+            policy: Policy::clone(&policy),
+            ..host.provenance.clone()
+        },
         timings: StageTimings {
             resolve_us: microseconds(timings.resolve),
             queue_us: microseconds(timings.queue),

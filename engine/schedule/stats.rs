@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde_json::{Map, Value, json};
 
-use crate::request::{Answer, RefusalKind, StageTimings};
+use crate::request::{Answer, Policy, RefusalKind, StageTimings};
 use crate::schedule::histogram::{Histogram, HistogramSnapshot, REQUEST_BOUNDS, ROW_BOUNDS, STAGE_BOUNDS_US};
 
 /// All counters since start, and a few gauges.
@@ -142,6 +142,12 @@ pub struct EngineCounts {
     pub catalog: String,
     /// Items that are delisted in it.
     pub delisted: u64,
+    /// The weights that newcomers are served by.
+    pub policy: Policy,
+    /// How often weights were replaced.
+    pub weights_replaced: u64,
+    /// Attempts to replace them that failed.
+    pub weights_failed: u64,
 }
 
 impl EngineCounts {
@@ -173,6 +179,9 @@ impl EngineCounts {
             "ready": self.ready,
             "catalog": self.catalog,
             "delisted": self.delisted,
+            "policy": {"number": self.policy.number, "version": self.policy.version},
+            "weights_replaced": self.weights_replaced,
+            "weights_failed": self.weights_failed,
         })
     }
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use sidereal::request::{History, Item, ItemRefs, Provenance, Ranked, Recommendation, Request, StageTimings};
+use sidereal::request::{History, Item, ItemRefs, Policy, Provenance, Ranked, Recommendation, Request, StageTimings};
 use sidereal::sampling::{LogProb, Sampling, SamplingKind};
 use sidereal::serve::wire::*;
 
@@ -76,6 +76,7 @@ prop_compose! {
         (steps, with_keys, bits) in (0usize..4, any::<bool>(), any::<u32>()),
         (unknown_items, prompt_tokens) in any::<(u32, u32)>(),
         (model, catalog, device, dtype) in (text(), text(), text(), text()),
+        policy in (any::<u64>(), text()).prop_map(|(number, version)| Policy { number, version }),
         times in any::<[u32; 6]>(),
     ) -> Recommendation {
         for (rank, ranked) in (0u32..).zip(&mut results) {
@@ -87,7 +88,7 @@ prop_compose! {
         let [resolve_us, queue_us, prefill_us, search_us, expand_us, total_us] = times;
         Recommendation {
             id, results, unknown_items, prompt_tokens,
-            provenance: Provenance { model, catalog, device, dtype },
+            provenance: Provenance { model, catalog, device, dtype, policy },
             timings: StageTimings { resolve_us, queue_us, prefill_us, search_us, expand_us, total_us },
         }
     }

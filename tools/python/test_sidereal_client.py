@@ -70,7 +70,8 @@ def meaning(frame):
                     "items": [{"id": item.id, "key": item.key, "title": item.title} for item in ranked.items]}
                    for ranked in said.results]
         return {"kind": kind, "id": said.id, "results": results, "unknown_items": said.unknown_items,
-                "prompt_tokens": said.prompt_tokens, "provenance": said.provenance, "timings": said.timings}
+                "prompt_tokens": said.prompt_tokens, "provenance": said.provenance, "timings": said.timings,
+                "policy": said.policy}
     said = {name: value.hex() if isinstance(value, bytes) else value for name, value in said.items()}
     belongs_to_connection = kind in ("HELLO", "HELLO_OK", "CHALLENGE", "AUTH", "GOODBYE", "ERROR")
     return {"kind": kind, **({} if belongs_to_connection else {"id": request_id}), **said}

@@ -106,6 +106,8 @@ tags! {
     LevelLogProbs = 0x0205 "LEVEL_LOGPROBS",
     /// RECOMMENDATION: perturbed log-probabilities of the results of RESULTS.
     SampleKeys = 0x0206 "SAMPLE_KEYS",
+    /// RECOMMENDATION: which weights computed it.
+    Policy = 0x020a "POLICY",
     /// REFUSAL: code and message.
     Reason = 0x0300 "REASON",
     /// ERROR: code and message.
