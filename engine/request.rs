@@ -188,6 +188,17 @@ pub struct Provenance {
     pub device: String,
     /// `f32` or `bf16`.
     pub dtype: String,
+    /// The weights.
+    pub policy: Policy,
+}
+
+/// Which weights computed an answer: all of it, from the first token to the last score.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// 0 for the weights of the export; each attempt to replace them takes the next number.
+    pub number: u64,
+    /// What whoever put them there calls them; the export's version for its own.
+    pub version: String,
 }
 
 /// Where an instruction of the decoder's prompt came from.

@@ -307,6 +307,7 @@ enum Reply<'a> {
         catalog: &'a str,
         device: &'a str,
         dtype: &'a str,
+        policy: PolicyJson<'a>,
         timings: TimingsJson,
     },
     Error {
@@ -361,6 +362,12 @@ enum ItemJson<'a> {
 }
 
 #[derive(Serialize)]
+struct PolicyJson<'a> {
+    number: u64,
+    version: &'a str,
+}
+
+#[derive(Serialize)]
 struct ErrorJson<'a> {
     kind: &'a str,
     message: &'a str,
@@ -411,6 +418,7 @@ pub fn answer_line(id: u64, answer: &Answer, with_text: bool) -> String {
             catalog: &good.provenance.catalog,
             device: &good.provenance.device,
             dtype: &good.provenance.dtype,
+            policy: PolicyJson { number: good.provenance.policy.number, version: &good.provenance.policy.version },
             timings: good.timings.into(),
         },
         Err(refusal) => {

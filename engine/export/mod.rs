@@ -61,6 +61,14 @@ impl Export {
         Ok(Export { checkpoint, manifest })
     }
 
+    /// The same export with the weights at `path`, a safetensors file or a directory that holds them.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::with_weights`].
+    pub fn with_weights(&self, path: &Path) -> Result<Export, ExportError> {
+        Ok(Export { checkpoint: self.checkpoint.with_weights(path)?, manifest: self.manifest.clone() })
+    }
+
     /// What a model family needs of it.
     pub fn checkpoint(&self) -> &Checkpoint {
         &self.checkpoint

@@ -101,7 +101,7 @@ impl Description {
 }
 
 /// What to plan device memory for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
     /// Rows of a prefill batch.
     pub prefill_rows: usize,

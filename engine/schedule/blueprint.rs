@@ -12,6 +12,7 @@ use crate::schedule::load::{DeviceChoice, LoadError};
 use crate::search::{SearchPlan, Searcher};
 
 /// A checked export and how to serve it.
+#[derive(Clone)]
 pub(crate) struct Blueprint {
     pub export: Arc<Export>,
     pub family: &'static Family,

@@ -15,6 +15,7 @@ use crate::schedule::bring_up::{Loaded, bring_up};
 use crate::schedule::core::Core;
 use crate::schedule::host::{Arrival, serve_host};
 use crate::schedule::load::{DeviceChoice, LoadError};
+use crate::schedule::replace::{ReplaceError, Replacer, WeightsStatus};
 use crate::schedule::resolve::{Bounds, check};
 use crate::schedule::scenarios::ScenarioSet;
 use crate::schedule::snapshots::{Snapshots, Watcher};
@@ -37,6 +38,7 @@ pub struct Engine {
     catalog: Arc<Catalog>,
     snapshots: Arc<Snapshots>,
     scenarios: Arc<ScenarioSet>,
+    replacer: Replacer,
     /// Follows the delisting journal and the scenarios until the engine is dropped.
     _watcher: Option<Watcher>,
 }
@@ -90,7 +92,7 @@ impl Engine {
 
     /// Starts the threads.
     fn launch(loaded: Loaded, limits: Limits) -> Result<Engine, LoadError> {
-        let Loaded { host, parts, followers, facts } = loaded;
+        let Loaded { host, parts, followers, facts, replacer } = loaded;
         let (bounds, stats) = (host.bounds.clone(), Arc::clone(&parts.stats));
         let snapshots = Arc::clone(&host.snapshots);
         let catalog = Arc::clone(snapshots.newest().catalog());
@@ -119,6 +121,7 @@ impl Engine {
             catalog,
             snapshots,
             scenarios,
+            replacer,
             _watcher: watcher,
         })
     }
@@ -148,10 +151,30 @@ impl Engine {
         self.stats.given_up.load(Ordering::Acquire)
     }
 
+    /// Begins to replace the weights by those of the safetensors file, or directory of an export, at `path`, which replies will
+    /// name `version`. Requests are served meanwhile, each by one set of weights alone: those that are being computed when the
+    /// new weights are ready by the old ones, the others by the new. Never blocks; returns the number of the policy to be.
+    /// How it ends is in [`weights`](Engine::weights).
+    ///
+    /// # Errors
+    /// Another replacement is under way, `path` is relative, `version` is no name, or the engine is draining.
+    pub fn replace_weights(&self, path: &Path, version: &str) -> Result<u64, ReplaceError> {
+        self.replacer.begin(path, version)
+    }
+
+    /// Whose weights serve, and how far the newest replacement is.
+    pub fn weights(&self) -> WeightsStatus {
+        self.replacer.status()
+    }
+
     /// What it has counted.
     pub fn counts(&self) -> EngineCounts {
         let snapshot = self.snapshots.newest();
+        let weights = self.weights();
         EngineCounts {
+            policy: weights.serving,
+            weights_replaced: weights.replaced,
+            weights_failed: weights.failed,
             catalog: snapshot.version().to_owned(),
             delisted: snapshot.delisted() as u64,
             scenarios: self.scenarios.count() as u64,
@@ -230,11 +253,13 @@ impl Engine {
             return;
         }
         // Kept locked: whoever drains at the same time returns when it is done, not before.
-        for thread in lock(&self.threads).drain(..) {
+        let mut threads = lock(&self.threads);
+        for thread in threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("an engine thread panicked; its requests were refused");
             }
         }
+        self.replacer.end();
     }
 }
 

@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, Sender, select_biased};
 
 use crate::export::{InstructionRule, Manifest, Scenario, TextTokenizer};
 use crate::request::{
-    InstructionUsed, Origin, Provenance, Recommendation, Refusal, RefusalKind, Request, StageTimings,
+    InstructionUsed, Origin, Policy, Provenance, Recommendation, Refusal, RefusalKind, Request, StageTimings,
 };
 use crate::schedule::answer;
 use crate::schedule::core::{Finished, Newcomer};
@@ -106,7 +106,7 @@ fn require(scenario: &Scenario, used: &[InstructionUsed]) -> Result<(), Refusal>
 
 fn finish(host: &Host, finished: Finished) {
     let began = Instant::now();
-    let Finished { ticket, resolved, beams, timings } = finished;
+    let Finished { ticket, resolved, beams, policy, timings } = finished;
     if let Some(refusal) = ticket.stopped(began, "when its search ended") {
         return ticket.answer(Err(refusal));
     }
@@ -127,7 +127,11 @@ fn finish(host: &Host, finished: Finished) {
         unknown_items: resolved.unknown_items,
         prompt_tokens: resolved.tokens.len() as u32,
         instructions: resolved.decoder_prompt.used,
-        provenance: Provenance { catalog: resolved.snapshot.version(), ..host.provenance.clone() },
+        provenance: Provenance {
+            catalog: resolved.snapshot.version(),
+            policy: Policy::clone(&policy),
+            ..host.provenance.clone()
+        },
         timings: StageTimings {
             resolve_us: microseconds(timings.resolve),
             queue_us: microseconds(timings.queue),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde_json::{Map, Value, json};
 
-use crate::request::{Answer, RefusalKind, StageTimings};
+use crate::request::{Answer, Policy, RefusalKind, StageTimings};
 use crate::schedule::histogram::{Histogram, HistogramSnapshot, REQUEST_BOUNDS, ROW_BOUNDS, STAGE_BOUNDS_US};
 
 /// All counters since start, and a few gauges.
@@ -156,6 +156,12 @@ pub struct EngineCounts {
     pub scenarios_applied: u64,
     /// New scenario files that were bad or gone, so that the former ones held.
     pub scenarios_refused: u64,
+    /// The weights that newcomers are served by.
+    pub policy: Policy,
+    /// How often weights were replaced.
+    pub weights_replaced: u64,
+    /// Attempts to replace them that failed.
+    pub weights_failed: u64,
 }
 
 impl EngineCounts {
@@ -189,6 +195,9 @@ impl EngineCounts {
             "delisted": self.delisted,
             "scenarios": self.scenarios,
             "scenario_reloads": {"applied": self.scenarios_applied, "refused": self.scenarios_refused},
+            "policy": {"number": self.policy.number, "version": self.policy.version},
+            "weights_replaced": self.weights_replaced,
+            "weights_failed": self.weights_failed,
         })
     }
 }

@@ -48,7 +48,7 @@ TAGS = {
     0x0108: "USER", 0x0109: "VIEW", 0x010A: "SCENARIO", 0x010B: "SAMPLE", 0x010C: "HISTORY_TEXT",
     0x010F: "INSTRUCTIONS", 0x0110: "TRIGGER_ID", 0x0112: "TRIGGER_KEY",
     0x0200: "SUMMARY", 0x0201: "RESULTS", 0x0202: "ITEM_TEXT", 0x0203: "PROVENANCE", 0x0204: "TIMINGS",
-    0x0205: "LEVEL_LOGPROBS", 0x0206: "SAMPLE_KEYS", 0x0207: "INSTRUCTIONS_USED",
+    0x0205: "LEVEL_LOGPROBS", 0x0206: "SAMPLE_KEYS", 0x0207: "INSTRUCTIONS_USED", 0x020A: "POLICY",
     0x0300: "REASON", 0x0301: "FAULT",
 }
 TAG_CODES = {name: code for code, name in TAGS.items()}
@@ -189,6 +189,7 @@ class Recommendation:
     provenance: dict = field(default_factory=lambda: dict.fromkeys(("model", "catalog", "device", "dtype"), ""))
     timings: dict = field(default_factory=lambda: dict.fromkeys(TIMINGS, 0))
     instructions: list = field(default_factory=list)
+    policy: dict = field(default_factory=lambda: {"number": 0, "version": ""})  # the weights that computed it
 
 
 # -- Checksum ---------------------------------------------------------------------------------------------------------
@@ -322,6 +323,9 @@ def encode_recommendation(answer):
         sections.append(("ITEM_TEXT", 0, b"".join(texts)))
     made = answer.provenance
     sections.append(("PROVENANCE", 0, b"".join(_text(made[name]) for name in ("model", "catalog", "device", "dtype"))))
+    if any(answer.policy.values()):
+        number, version = answer.policy["number"], answer.policy["version"]
+        sections.append(("POLICY", 0, struct.pack("<Q", number) + _text(version)))
     sections.append(("TIMINGS", 0, struct.pack("<6I", *(answer.timings[name] for name in TIMINGS))))
     steps = min((len(ranked.log_probs) for ranked in answer.results), default=0)
     if steps:
@@ -534,6 +538,7 @@ _READERS = {
         "RESULTS": _results,
         "ITEM_TEXT": None,  # Read behind the others: it needs the items.
         "PROVENANCE": lambda f: {name: f.text(name) for name in ("model", "catalog", "device", "dtype")},
+        "POLICY": lambda f: {"number": f.number("Q", "the policy's number"), "version": f.text("the policy's version")},
         "TIMINGS": lambda f: {name: f.number("I", name) for name in TIMINGS},
         "LEVEL_LOGPROBS": None,  # These too: they need the results.
         "SAMPLE_KEYS": None,
@@ -608,6 +613,7 @@ def _read_recommendation(request_id, found):
     answer.provenance = found.get("PROVENANCE", answer.provenance)
     answer.timings = found.get("TIMINGS", answer.timings)
     answer.instructions = found.get("INSTRUCTIONS_USED", [])
+    answer.policy = found.get("POLICY", answer.policy)
     if text := found.get("ITEM_TEXT"):
         for ranked in answer.results:
             for item in ranked.items:

@@ -78,7 +78,8 @@ def meaning(frame):
                    for ranked in said.results]
         return {"kind": kind, "id": said.id, "results": results, "unknown_items": said.unknown_items,
                 "instructions": [asdict(used) for used in said.instructions],
-                "prompt_tokens": said.prompt_tokens, "provenance": said.provenance, "timings": said.timings}
+                "prompt_tokens": said.prompt_tokens, "provenance": said.provenance, "timings": said.timings,
+                "policy": said.policy}
     said = {name: value.hex() if isinstance(value, bytes) else value for name, value in said.items()}
     belongs_to_connection = kind in ("HELLO", "HELLO_OK", "CHALLENGE", "AUTH", "GOODBYE", "ERROR")
     return {"kind": kind, **({} if belongs_to_connection else {"id": request_id}), **said}
