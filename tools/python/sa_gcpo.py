@@ -147,11 +147,11 @@ def rollout(client, policy, users, group, seed, expected):
              for at, tokens in enumerate(prompts)]
     answers = {}
     while len(answers) < len(order):
-        answer = client.receive()
+        number, answer = client.receive()
         if isinstance(answer, Exception):
             raise answer
         assert answer.policy == expected, f"{answer.policy} answered, {expected} was asked"
-        answers[answer.id] = answer
+        answers[number] = answer
     results = [answers[number].results for number in order]
     sids = torch.tensor([[ranked.sid for ranked in row] for row in results])
     drawn = torch.tensor([[ranked.log_probs for ranked in row] for row in results])         # [b, g, 3, 2]
