@@ -7,20 +7,23 @@ REASONING = {"name": "reasoning", "source": "store", "size": 12}
 BEHAVIOUR = {"name": "behaviour", "source": "behaviour", "ids": [1, 2, 3]}
 ITEM, KIND, DEED = ({"name": name, "table": f"tables/{name}.safetensors"} for name in ("item", "kind", "deed"))
 
+GIVEN = [SCENARIO, REASONING, {"name": "hint", "source": "request", "size": 6}, {"name": "topic", "source": "request", "ids": [10, 20, 30]}, BEHAVIOUR]
+ASKED = [
+    ({"tokens": 20, "scenario": 1, "trigger": True, "behaviour": 2, "give": ["reasoning", "hint", "topic"]}, 32),
+    ({"tokens": 20, "scenario": 7, "behaviour": 3, "give": ["reasoning", "hint", "topic"]}, 32),
+    ({"tokens": 5, "scenario": 2, "trigger": True}, 8),
+    ({"tokens": 33, "behaviour": 1, "give": ["hint"]}, 8),
+    ({"tokens": 1, "give": ["reasoning", "topic"]}, 8),
+    ({"tokens": 70}, 16)]
+
 SPECS = [
     Spec("instructions", "five instructions after decoder_prefix [0, 2]: a scenario fused with a trigger, a store vector, a request's vector and id, "
          "a behaviour; each of them missing once; experts in the decoder", "oxygenrec",
-         SMALL | {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 12}, "own", [16, 16, 16], 60, [
-             ({"tokens": 20, "scenario": 1, "trigger": True, "behaviour": 2, "give": ["reasoning", "hint", "topic"]}, 32),
-             ({"tokens": 20, "scenario": 7, "behaviour": 3, "give": ["reasoning", "hint", "topic"]}, 32),
-             ({"tokens": 5, "scenario": 2, "trigger": True}, 8),
-             ({"tokens": 33, "behaviour": 1, "give": ["hint"]}, 8),
-             ({"tokens": 1, "give": ["reasoning", "topic"]}, 8),
-             ({"tokens": 70}, 16)],
-         sids=150, hf_names=False, inputs={"hidden": {"scenario": 20, "reasoning": 18, "hint": 16}}, manifest={
-             "decoder_prefix": [0, 2],
-             "instructions": [SCENARIO, REASONING, {"name": "hint", "source": "request", "size": 6},
-                              {"name": "topic", "source": "request", "ids": [10, 20, 30]}, BEHAVIOUR]}),
+         SMALL | {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 12}, "own", [16, 16, 16], 60, ASKED, sids=150,
+         hf_names=False, inputs={"hidden": {"scenario": 20, "reasoning": 18, "hint": 16}}, manifest={"decoder_prefix": [0, 2], "instructions": GIVEN}),
+    Spec("instructions-t5", "the same instructions before a T5: no experts, HF's names, `model_type` t5", "oxygenrec",
+         SMALL | {"model_type": "t5", "feed_forward_proj": "gated-gelu"}, "own", [16, 16, 16], 60, ASKED, sids=150,
+         inputs={"hidden": {"scenario": 30, "reasoning": 10, "hint": 24}}, manifest={"instructions": GIVEN}),
     Spec("features", "histories of three features side by side, projected with a bias, or embedded already; tables in f32, f16 and bf16; a scenario "
          "without trigger; absolute positions", "oxygenrec",
          SMALL | {"position_embeddings": "absolute", "n_positions": 40, "attention_scale": True, "feed_forward_proj": "relu"}, "own",

@@ -8,6 +8,7 @@ HR@10 and NDCG@10 on the users' last items, which nothing was trained on. The mo
 import argparse
 import json
 import pathlib
+import sys
 
 import numpy as np
 import torch
@@ -85,6 +86,7 @@ def evaluate(model, catalogue, data, features, part, only=None):
         lists[name] = recommend(model, catalogue, features, asked, retrieve)
         hr, ndcg = figures(lists[name], targets)
         out[name] = {"hr_at_10": round(hr, 4), "ndcg_at_10": round(ndcg, 4), "mood": round(in_mood(lists[name], mood, vectors), 3)}
+        print(f"{name}: {out[name]}", file=sys.stderr, flush=True)
     if not only:
         popular = most_popular(data.popularity(), histories)
         by_mood = [best_by_mood(m, h, vectors, data.popularity()) for m, h in zip(mood, histories)]

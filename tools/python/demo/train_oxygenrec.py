@@ -42,7 +42,7 @@ BATCH = 64
 class Recipe:
     """Hyper-parameters; the defaults are those of the committed model."""
 
-    steps: int = 1000
+    steps: int = 700
     learning_rate: float = 3e-3
     weight_decay: float = 0.05
     window: int = 10                 # the target is one of the next items this far ahead ...
