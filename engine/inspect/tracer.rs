@@ -95,6 +95,8 @@ pub(super) struct Tracer {
     linears: HashMap<Linear, LinearSource>,
     /// The weight, and what was multiplied in.
     vectors: HashMap<Vector, (TensorView, f32)>,
+    /// What was multiplied in by the norm that a buffer was last written by.
+    scales: HashMap<u32, f32>,
     tables: HashMap<Embedding, TensorView>,
     /// The router.
     experts: HashMap<Experts, TensorView>,
@@ -115,6 +117,7 @@ impl Tracer {
             trace: Arc::clone(&trace),
             linears: HashMap::new(),
             vectors: HashMap::new(),
+            scales: HashMap::new(),
             tables: HashMap::new(),
             experts: HashMap::new(),
             biases: HashMap::new(),
@@ -331,6 +334,7 @@ impl Device for Tracer {
         if let Some(live) = self.live(args.rows) {
             let (weight, scale) = self.vectors[&args.weight].clone();
             let (x, out) = (self.read(args.x, live)?, self.read(args.out, live)?);
+            self.scales.insert(args.out.buffer, scale);
             self.keep(Event::Norm { weight, eps: args.eps, x, out: out.map(|value| value / scale) });
         }
         Ok(())
@@ -340,9 +344,12 @@ impl Device for Tracer {
         let Some(live) = self.live(args.rows) else { return self.inner.linear(args) };
         let residual = args.epilogue == Epilogue::Residual;
         let before = if residual { Some(self.read(args.out, live)?) } else { None };
-        let x = self.read(args.x, live)?;
+        // A scale that a norm's weight carries was multiplied in behind the product where it comes from.
+        let scale =
+            self.scales.get(&args.x.buffer).copied().filter(|_| args.epilogue == Epilogue::Store).unwrap_or(1.0);
+        let x = self.read(args.x, live)?.map(|value| value / scale);
         self.inner.linear(args)?;
-        let after = self.read(args.out, live)?;
+        let after = self.read(args.out, live)?.map(|value| value / scale);
         let out = before.map_or_else(|| after.clone(), |before| after.minus(&before));
         let source = self.linears[&args.weight].clone();
         self.keep(Event::Linear { source, epilogue: args.epilogue, x, out });

@@ -97,6 +97,8 @@ impl Blueprint {
 fn plan_capacity(limits: &Limits, description: &Description, plan: &SearchPlan, element_bytes: usize) -> Capacity {
     let own_steps = plan.own_steps();
     let prompt_tokens = match description.max_positions {
+        // What is generated stands at the decoder's positions, not behind the prompt.
+        Some(positions) if description.encoder_decoder => limits.max_prompt_tokens.min(positions),
         Some(positions) => limits.max_prompt_tokens.min(positions.saturating_sub(own_steps)),
         None => limits.max_prompt_tokens,
     };

@@ -160,7 +160,7 @@ impl ExpertsRun<'_> {
     /// If the layer does not fit the room, or the activation the experts: a bug in a model file.
     pub(super) fn run(&self, scratch: &mut ExpertsScratch) {
         let views = scratch.views(self.experts.shape, self.experts.routing.top_k);
-        let block = scratch.rows.capacity().min(BLOCK_ROWS);
+        let block = scratch.plan.rows.min(BLOCK_ROWS);
         let mut rows = self.ranges.iter().cloned().flatten().map(|row| row as u32);
         let ExpertsScratch { rows: taken, choices, .. } = scratch;
         loop {
@@ -189,7 +189,8 @@ impl ExpertsRun<'_> {
     /// Logits and choices.
     fn route<T: Element + Into<f32>>(&self, rows: &[u32], choices: &mut [Choice], views: Views) {
         let (shape, routing, x_stride) = (self.experts.shape, self.experts.routing, self.x.stride);
-        let all = &[0..rows.len()];
+        let all = 0..rows.len();
+        let all = std::slice::from_ref(&all);
         {
             let x = self.store.read("experts", self.x);
             let x: &[T] = x.elements(self.x);
@@ -225,7 +226,8 @@ impl ExpertsRun<'_> {
         let x: &[T] = x.elements(self.x);
         let mut grouped = self.store.write("experts", views.grouped);
         let grouped = Parts::new(grouped.elements_mut::<T>(views.grouped));
-        for_each_row(self.pool, &[0..rows.len()], hidden * top_k, |index| {
+        let all = 0..rows.len();
+        for_each_row(self.pool, std::slice::from_ref(&all), hidden * top_k, |index| {
             let from = &x[rows[index] as usize * x_stride..][..hidden];
             for choice in &choices[index * top_k..][..top_k] {
                 let place = choice.place as usize * views.grouped.stride;
@@ -260,7 +262,8 @@ impl ExpertsRun<'_> {
         let outputs: &[f32] = outputs.elements(views.outputs);
         let mut out = self.store.write("experts", self.out);
         let out = Parts::new(out.elements_mut::<f32>(self.out));
-        for_each_row(self.pool, &[0..rows.len()], hidden * top_k, |index| {
+        let all = 0..rows.len();
+        for_each_row(self.pool, std::slice::from_ref(&all), hidden * top_k, |index| {
             let place = rows[index] as usize * out_stride;
             // SAFETY: every row is in a block once, and a row's columns lie within its stride.
             let to = unsafe { out.range(place..place + hidden) };
