@@ -31,6 +31,7 @@ pub use compare::{Comparer, Comparison, Cuts, Difference, InnerLevels, LevelCut,
 pub use config::ConfigReader;
 pub use error::ExportError;
 pub use golden::{Forced, GOLDEN_CASES, GoldenCase, read_goldens};
+pub(crate) use header::{Entry as TensorPlace, read as tensor_places};
 pub use manifest::{CODES, End, LEVELS, Level, LevelTokens, MANIFEST, Manifest, ScoreMode};
 pub use prompt::PromptTemplate;
 pub use source::CatalogSource;
