@@ -92,7 +92,7 @@ impl Key {
 
     /// The places where a record may be, in the order in which they are tried.
     pub(super) fn places(&self) -> impl Iterator<Item = RawKey<'_>> {
-        let own = self.scenario.map(|scenario| Some(scenario));
+        let own = self.scenario.map(Some);
         own.into_iter().chain([None]).map(|scenario| RawKey { name: &self.name, user: &self.user, scenario })
     }
 }
