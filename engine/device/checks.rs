@@ -1,6 +1,6 @@
 //! What every device checks of a weight before it packs it, and of a descriptor before it writes it.
 
-use super::{Cohort, CohortPlan, DeviceError, HeadMatrix, HeadSource, LinearSource, TokenBatch};
+use super::{Cohort, CohortPlan, DeviceError, ExpertsSource, HeadMatrix, HeadSource, LinearSource, TokenBatch};
 use crate::catalog::NodeMask;
 use crate::export::TensorView;
 use crate::sampling::Sampling;
@@ -72,6 +72,53 @@ impl LinearSource {
     /// The bias of each row of the stacked weight; empty if there is none.
     pub(crate) fn stacked_bias(&self) -> Vec<f32> {
         self.biases.iter().flat_map(TensorView::to_f32).collect()
+    }
+}
+
+/// What a layer's experts amount to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ExpertsShape {
+    /// Experts.
+    pub(crate) experts: usize,
+    /// Width of the residual stream.
+    pub(crate) hidden: usize,
+    /// Feed-forward width of an expert.
+    pub(crate) inner: usize,
+    /// Two input matrices an expert.
+    pub(crate) gated: bool,
+}
+
+impl ExpertsSource {
+    /// Experts that a layer may have.
+    pub(crate) const EXPERTS: std::ops::RangeInclusive<usize> = 2..=64;
+
+    /// Checks that the router and the experts fit each other, and that a row can have as many experts as the rule says.
+    pub(crate) fn check(&self) -> Result<ExpertsShape, DeviceError> {
+        expect_matrix(&self.router, "a router is [experts, hidden]")?;
+        let (experts, hidden) = (self.experts.len(), self.router.cols());
+        if !Self::EXPERTS.contains(&experts) || self.router.rows() != experts {
+            let reason = format!("{} rows for {experts} experts; a layer has 2 to 64", self.router.rows());
+            return Err(bad_weight(&self.router, reason));
+        }
+        if !(1..=experts).contains(&self.routing.top_k) {
+            let reason = format!("{} experts of a row, out of {experts}", self.routing.top_k);
+            return Err(bad_weight(&self.router, reason));
+        }
+        let (inner, gated) = (self.experts[0].input[0].rows(), self.experts[0].input.len() == 2);
+        for expert in &self.experts {
+            assert_eq!(expert.input.len(), 1 + usize::from(gated), "experts: input matrices of each");
+            for input in &expert.input {
+                if input.shape() != [inner, hidden] {
+                    let reason = format!("an expert's input is [{inner}, {hidden}], not {:?}", input.shape());
+                    return Err(bad_weight(input, reason));
+                }
+            }
+            if expert.output.shape() != [hidden, inner] {
+                let reason = format!("an expert's output is [{hidden}, {inner}], not {:?}", expert.output.shape());
+                return Err(bad_weight(&expert.output, reason));
+            }
+        }
+        Ok(ExpertsShape { experts, hidden, inner, gated })
     }
 }
 

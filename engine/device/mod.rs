@@ -40,7 +40,7 @@ use crate::catalog::{Catalog, NodeMask};
 use crate::export::TensorView;
 use crate::sampling::{LogProb, Sampling};
 
-pub(crate) use checks::{MAX_LEVELS, check_dense, check_mask, expect_matrix, read_vector};
+pub(crate) use checks::{ExpertsShape, MAX_LEVELS, check_dense, check_mask, expect_matrix, read_vector};
 pub(crate) use marks::Marks;
 
 /// Element type of a buffer.
