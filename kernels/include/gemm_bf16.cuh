@@ -13,6 +13,7 @@
 #pragma once
 #include "ptx.h"
 
+#include "gemm_rows.cuh"
 #include "params/gemm.h"
 
 // Columns of a warp: eight 8-column tiles, two groups.
@@ -49,8 +50,30 @@ struct Place {
     __device__ uint32_t row(int m, int half) const { return first_row + warp_row + 16 * m + 8 * half + row_in_tile; }
 };
 
+// How far the rows that a thread copies lie from the first byte that it begins with: every X_ROW_STEP-th from `first` on.
+template <class Rows, int COUNT, int STEP>
+struct RowOffsets {
+    uint64_t step_bytes;
+
+    __device__ RowOffsets(const Rows&, uint32_t, uint32_t, uint32_t row_bytes) : step_bytes(uint64_t(STEP) * row_bytes) {}
+    __device__ uint64_t begin(uint32_t first, uint32_t row_bytes) const { return uint64_t(first) * row_bytes; }
+    __device__ uint64_t of(int i) const { return i * step_bytes; }
+};
+
+template <int COUNT, int STEP>
+struct RowOffsets<ListedRows, COUNT, STEP> {
+    uint32_t sixteens[COUNT]; // of bytes
+
+    __device__ RowOffsets(const ListedRows& rows, uint32_t first, uint32_t live, uint32_t row_bytes) {
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) sixteens[i] = rows.of(first + i * STEP, live) * (row_bytes / 16);
+    }
+    __device__ uint64_t begin(uint32_t, uint32_t) const { return 0; }
+    __device__ uint64_t of(int i) const { return uint64_t(sixteens[i]) * 16; }
+};
+
 // What a thread copies: of x, chunk `tid % (4 SLABS)` of every (THREADS / (4 SLABS))-th row; of W, every THREADS-th chunk.
-template <class T>
+template <class T, class Rows>
 struct Copies {
     static constexpr int X_ROW_STEP = T::THREADS / (4 * T::SLABS), X_COUNT = T::ROWS / X_ROW_STEP;
     static constexpr int W_COUNT = T::COLUMNS * 4 * T::SLABS / T::THREADS;
@@ -59,17 +82,17 @@ struct Copies {
 
     const char* x;
     const char* w;
-    uint64_t x_step_bytes, w_group_bytes;
+    RowOffsets<Rows, X_COUNT, X_ROW_STEP> x_rows;
+    uint64_t w_group_bytes;
     int32_t x_bytes_left; // of a row, from this thread's chunk on
     uint32_t rows_left;   // live rows from this thread's first on
     uint32_t groups_left; // groups from the block's first on
     uint32_t x_to, w_to;
 
-    __device__ Copies(const Product& p, uint32_t live, uint32_t first_row, uint32_t first_column) {
+    __device__ Copies(const Product& p, uint32_t live, uint32_t first_row, uint32_t first_column, const Rows& rows)
+        : x_rows(rows, first_row + threadIdx.x / (4 * T::SLABS), live, p.x_stride * 2) {
         const uint32_t tid = threadIdx.x, chunk = tid % (4 * T::SLABS), row = tid / (4 * T::SLABS);
-        const uint64_t x_row_bytes = uint64_t(p.x_stride) * 2;
-        x = pointer<const char>(p.x) + (first_row + row) * x_row_bytes + chunk * 16;
-        x_step_bytes = X_ROW_STEP * x_row_bytes;
+        x = pointer<const char>(p.x) + x_rows.begin(first_row + row, p.x_stride * 2) + chunk * 16;
         x_bytes_left = int32_t(p.k * 2) - int32_t(chunk * 16);
         rows_left = live - min(live, first_row + row);
         x_to = chunk / 4 * T::SLAB_BYTES + row * SLAB_ROW_BYTES + ((chunk % 4) ^ (row / 2 % 4)) * 16;
@@ -84,7 +107,7 @@ struct Copies {
 #pragma unroll
         for (int i = 0; i < X_COUNT; ++i) {
             const int32_t left = uint32_t(i * X_ROW_STEP) < rows_left ? min(max(x_bytes_left, 0), 16) : 0;
-            copy_async_16(stage + x_to + i * X_ROW_STEP * SLAB_ROW_BYTES, x + i * x_step_bytes, uint32_t(left));
+            copy_async_16(stage + x_to + i * X_ROW_STEP * SLAB_ROW_BYTES, x + x_rows.of(i), uint32_t(left));
         }
 #pragma unroll
         for (int i = 0; i < W_COUNT; ++i) {
@@ -124,13 +147,14 @@ struct Fragments {
 };
 
 // The block's products. `live` rows there are; the block's first row is one of them.
-template <class T>
-DEVICE void products(const Product& p, uint32_t live, const Place<T>& place, float (&sums)[T::M_TILES][8][4]) {
+template <class T, class Rows = RowsInOrder>
+DEVICE void products(const Product& p, uint32_t live, const Place<T>& place, float (&sums)[T::M_TILES][8][4],
+                     const Rows& rows = Rows()) {
     DYNAMIC_SHARED(unsigned char, stages);
     constexpr int SUB_STEPS = 2 * T::SLABS;
     const uint32_t shared = shared_address(stages), end = shared + T::SHARED_BYTES;
     const uint32_t steps = p.k_padded / (32 * T::SLABS);
-    Copies<T> copies(p, live, place.first_row, place.first_column);
+    Copies<T, Rows> copies(p, live, place.first_row, place.first_column, rows);
 #pragma unroll
     for (int stage = 0; stage < T::STAGES; ++stage) {
         if (stage < steps) copies.next(shared + stage * T::STAGE_BYTES);

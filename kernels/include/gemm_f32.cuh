@@ -6,6 +6,7 @@
 #pragma once
 #include "ptx.h"
 
+#include "gemm_rows.cuh"
 #include "params/gemm.h"
 
 constexpr int F32_THREADS = 128, F32_TILE = 64, F32_ROWS = 8, F32_COLUMNS = 4;
@@ -16,20 +17,31 @@ constexpr int F32_X_FLOATS = F32_TILE * F32_STAGE_K, F32_STAGE_FLOATS = 2 * F32_
 struct F32Place {
     uint32_t first_row, first_column;
 
-    DEVICE F32Place here() {
-        return {blockIdx.x * F32_TILE + threadIdx.x / 16 * F32_ROWS, blockIdx.y * F32_TILE + threadIdx.x % 16 * F32_COLUMNS};
+    // Of the block whose rows begin at `block_row`.
+    DEVICE F32Place at(uint32_t block_row) {
+        return {block_row + threadIdx.x / 16 * F32_ROWS, blockIdx.y * F32_TILE + threadIdx.x % 16 * F32_COLUMNS};
     }
+
+    DEVICE F32Place here() { return at(blockIdx.x * F32_TILE); }
+};
+
+// Rows of a block's tile: from `first` on, of `live` there are.
+template <class Rows>
+struct F32Tile {
+    uint32_t first, live;
+    Rows rows;
 };
 
 // Starts to copy stage `step` of k into `stage`.
-DEVICE void copy_f32_stage(const Product& p, uint32_t live, uint32_t stage, uint32_t step) {
+template <class Rows>
+DEVICE void copy_f32_stage(const Product& p, const F32Tile<Rows>& tile, uint32_t stage, uint32_t step) {
     const uint32_t first_k = step * F32_STAGE_K;
 #pragma unroll
     for (int i = 0; i < F32_X_FLOATS / 4 / F32_THREADS; ++i) {
-        const uint32_t index = i * F32_THREADS + threadIdx.x, row = blockIdx.x * F32_TILE + index / 8;
+        const uint32_t index = i * F32_THREADS + threadIdx.x, row = tile.first + index / 8;
         const uint32_t k = first_k + index % 8 * 4;
-        const uint32_t valid = row < live && k < p.k ? min(p.k - k, 4u) * 4 : 0;
-        copy_async_16(stage + index * 16, pointer<const float>(p.x) + uint64_t(row) * p.x_stride + k, valid);
+        const uint32_t valid = row < tile.live && k < p.k ? min(p.k - k, 4u) * 4 : 0;
+        copy_async_16(stage + index * 16, pointer<const float>(p.x) + uint64_t(tile.rows.of(row, tile.live)) * p.x_stride + k, valid);
     }
 #pragma unroll
     for (int i = 0; i < F32_X_FLOATS / 4 / F32_THREADS; ++i) {
@@ -40,12 +52,13 @@ DEVICE void copy_f32_stage(const Product& p, uint32_t live, uint32_t stage, uint
     }
 }
 
-DEVICE void products_f32(const Product& p, uint32_t live, float (&sums)[F32_ROWS][F32_COLUMNS]) {
+template <class Rows>
+DEVICE void products_f32(const Product& p, const F32Tile<Rows>& tile, float (&sums)[F32_ROWS][F32_COLUMNS]) {
     DYNAMIC_SHARED(float, stages);
     const uint32_t shared = shared_address(stages), steps = p.k_padded / F32_STAGE_K;
 #pragma unroll
     for (int stage = 0; stage < F32_STAGES - 1; ++stage) {
-        if (stage < steps) copy_f32_stage(p, live, shared + stage * F32_STAGE_FLOATS * 4, stage);
+        if (stage < steps) copy_f32_stage(p, tile, shared + stage * F32_STAGE_FLOATS * 4, stage);
         copy_async_commit();
     }
 #pragma unroll
@@ -60,7 +73,7 @@ DEVICE void products_f32(const Product& p, uint32_t live, float (&sums)[F32_ROWS
         copy_async_wait<F32_STAGES - 2>();
         __syncthreads();
         const uint32_t ahead = step + F32_STAGES - 1; // fills the stage that every warp has left behind
-        if (ahead < steps) copy_f32_stage(p, live, shared + ahead % F32_STAGES * F32_STAGE_FLOATS * 4, ahead);
+        if (ahead < steps) copy_f32_stage(p, tile, shared + ahead % F32_STAGES * F32_STAGE_FLOATS * 4, ahead);
         copy_async_commit();
         const float* stage = stages + step % F32_STAGES * F32_STAGE_FLOATS;
 #pragma unroll 2
@@ -85,4 +98,9 @@ DEVICE void products_f32(const Product& p, uint32_t live, float (&sums)[F32_ROWS
     }
     copy_async_wait<0>(); // empty groups: nothing is left under way
     __syncthreads(); // the stages may hold other things now
+}
+
+// The same for the tile of the block's place in the grid.
+DEVICE void products_f32(const Product& p, uint32_t live, float (&sums)[F32_ROWS][F32_COLUMNS]) {
+    products_f32(p, F32Tile<RowsInOrder>{blockIdx.x * F32_TILE, live, {}}, sums);
 }

@@ -9,6 +9,7 @@
 #include "params/embed_dense.h"
 #include "params/expand_masked.h"
 #include "params/expand_select.h"
+#include "params/experts.h"
 #include "params/head.h"
 #include "params/history_attention.h"
 #include "params/linear.h"

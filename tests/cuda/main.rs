@@ -11,6 +11,7 @@ mod cli_support;
 mod common;
 mod engine;
 mod expand_select;
+mod experts;
 mod faults;
 mod head;
 mod history_attention;

@@ -45,13 +45,15 @@ use self::kv::{Pool, Slab};
 use self::lanes::{Cohorts, Tokens};
 use self::masks::Masks;
 use self::memory::{Memory, Purpose};
+use self::ops::experts::{ExpertsOnCard, ExpertsRoom};
 use self::slots::Slots;
 use self::weights::Weights;
 use super::{
     Beam, BeamAttentionArgs, Cohort, CohortLane, CohortPlan, Device, DeviceError, DeviceFacts, Dtype, Embedding,
-    ExpandArgs, ForceArgs, Head, HeadArgs, HeadSource, HistoryAttentionArgs, KvPool, KvShape, Linear, LinearArgs,
-    LinearSource, Mark, Marks, NormArgs, OwnShape, OwnSlab, Queue, RelativeBias, RelativeBiasSource, Rope, RopeSource,
-    Rows, SlotPlan, SlotState, Tensor, TokenBatch, TokenLane, TrieId, Vector, WriteKvArgs,
+    ExpandArgs, Experts, ExpertsArgs, ExpertsPlan, ExpertsSource, ExpertsWork, ForceArgs, Head, HeadArgs, HeadSource,
+    HistoryAttentionArgs, KvPool, KvShape, Linear, LinearArgs, LinearSource, Mark, Marks, NormArgs, OwnShape, OwnSlab,
+    Queue, RelativeBias, RelativeBiasSource, Rope, RopeSource, Rows, SlotPlan, SlotState, Tensor, TokenBatch,
+    TokenLane, TrieId, Vector, WriteKvArgs,
 };
 use crate::catalog::{Catalog, NodeMask};
 use crate::export::TensorView;
@@ -102,6 +104,7 @@ pub struct CudaDevice {
     /// Timestamps that nobody asks any more.
     used_stamps: Vec<Timestamp>,
     scratch: ops::Scratch,
+    experts_rooms: Vec<ExpertsRoom>,
     /// (address, bytes) of what a stopwatch zeroes.
     ballast: Option<(u64, usize)>,
     /// End of the prefill, or of the search, that the other queue has to follow.
@@ -162,6 +165,7 @@ impl CudaDevice {
             marks: Marks::default(),
             used_stamps: Vec::new(),
             scratch: ops::Scratch::default(),
+            experts_rooms: Vec::new(),
             ballast: None,
             prefilled: marker()?,
             searched: marker()?,
@@ -281,6 +285,16 @@ impl Device for CudaDevice {
     fn relative_bias(&mut self, source: &RelativeBiasSource) -> Result<RelativeBias, DeviceError> {
         let bias = weights::bias(&mut self.memory, source)?;
         Ok(RelativeBias(add(&mut self.weights.biases, bias)))
+    }
+
+    fn experts_weight(&mut self, source: &ExpertsSource) -> Result<Experts, DeviceError> {
+        let layer = ExpertsOnCard::upload(&mut self.memory, self.facts.compute, source)?;
+        Ok(Experts(add(&mut self.weights.experts, layer)))
+    }
+
+    fn experts_work(&mut self, plan: ExpertsPlan) -> Result<ExpertsWork, DeviceError> {
+        let room = ExpertsRoom::plan(&mut self.memory, self.facts.compute, plan)?;
+        Ok(ExpertsWork(add(&mut self.experts_rooms, room)))
     }
 
     fn rope(&mut self, source: &RopeSource) -> Result<Rope, DeviceError> {
@@ -451,6 +465,10 @@ impl Device for CudaDevice {
 
     fn linear(&mut self, args: &LinearArgs) -> Result<(), DeviceError> {
         self.run_linear(args)
+    }
+
+    fn experts(&mut self, args: &ExpertsArgs) -> Result<(), DeviceError> {
+        self.run_experts(args)
     }
 
     fn write_kv(&mut self, args: &WriteKvArgs) -> Result<(), DeviceError> {

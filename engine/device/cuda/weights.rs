@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::memory::{Memory, Purpose};
+use super::ops::experts::ExpertsOnCard;
 use super::ops::head::PackedHead;
 use super::ops::linear::LinearWeight;
 use crate::catalog::Catalog;
@@ -69,6 +70,7 @@ pub(super) struct TokenList {
 #[derive(Default)]
 pub(super) struct Weights {
     pub(super) linears: Vec<LinearWeight>,
+    pub(super) experts: Vec<ExpertsOnCard>,
     pub(super) vectors: Vec<VectorOnCard>,
     pub(super) embeddings: Vec<Table>,
     pub(super) heads: Vec<PackedHead>,

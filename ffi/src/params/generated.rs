@@ -22,9 +22,6 @@ pub const EXPAND_ORDER: u32 = 2;
 pub const EXPAND_NONE: u32 = 4294967295;
 pub const GEMM_GROUP: u32 = 32;
 pub const GEMM_K_PADDING: u32 = 64;
-pub const HEAD_PARTIAL_COLUMNS: u32 = 64;
-pub const MASK_FULL: u32 = 0;
-pub const MASK_CAUSAL: u32 = 1;
 pub const ACTIVATION_NONE: u32 = 0;
 pub const ACTIVATION_RELU: u32 = 1;
 pub const ACTIVATION_GELU_TANH: u32 = 2;
@@ -33,6 +30,15 @@ pub const ACTIVATION_SILU: u32 = 4;
 pub const COMBINE_STORE: u32 = 0;
 pub const COMBINE_ADD: u32 = 1;
 pub const COMBINE_GATE: u32 = 2;
+pub const MAX_EXPERTS: u32 = 64;
+pub const ROUTE_ROWS: u32 = 4;
+pub const EXPERT_TILE_ROWS: u32 = 64;
+pub const EXPERT_GROUP_THREADS: u32 = 256;
+pub const ROUTER_SOFTMAX_TOP_K: u32 = 0;
+pub const ROUTER_TOP_K_SOFTMAX: u32 = 1;
+pub const HEAD_PARTIAL_COLUMNS: u32 = 64;
+pub const MASK_FULL: u32 = 0;
+pub const MASK_CAUSAL: u32 = 1;
 #[doc = " One layer of a paged segment, and how a slot finds its pages."]
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -653,6 +659,192 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
+pub struct LinearParams {
+    pub product: Product,
+    #[doc = " f32 or bf16 \\[rows\\]\\[out\\_stride\\]"]
+    pub out: u64,
+    #[doc = " f32\\[groups \\* GEMM\\_GROUP\\] in the order of the packed columns, or 0"]
+    pub bias: u64,
+    pub out_stride: u32,
+    #[doc = " of the output; half the weight's for COMBINE\\_GATE"]
+    pub columns: u32,
+    #[doc = " DTYPE\\_F32 or DTYPE\\_BF16"]
+    pub out_dtype: u32,
+    pub combine: u32,
+    #[doc = " of the products, or of the gate's half of them"]
+    pub activation: u32,
+    #[doc = " 1 when \\`out\\` is a multiple of 16"]
+    pub aligned: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LinearParams"][::core::mem::size_of::<LinearParams>() - 80usize];
+    ["Alignment of LinearParams"][::core::mem::align_of::<LinearParams>() - 8usize];
+    ["Offset of field: LinearParams::product"][::core::mem::offset_of!(LinearParams, product) - 0usize];
+    ["Offset of field: LinearParams::out"][::core::mem::offset_of!(LinearParams, out) - 40usize];
+    ["Offset of field: LinearParams::bias"][::core::mem::offset_of!(LinearParams, bias) - 48usize];
+    ["Offset of field: LinearParams::out_stride"][::core::mem::offset_of!(LinearParams, out_stride) - 56usize];
+    ["Offset of field: LinearParams::columns"][::core::mem::offset_of!(LinearParams, columns) - 60usize];
+    ["Offset of field: LinearParams::out_dtype"][::core::mem::offset_of!(LinearParams, out_dtype) - 64usize];
+    ["Offset of field: LinearParams::combine"][::core::mem::offset_of!(LinearParams, combine) - 68usize];
+    ["Offset of field: LinearParams::activation"][::core::mem::offset_of!(LinearParams, activation) - 72usize];
+    ["Offset of field: LinearParams::aligned"][::core::mem::offset_of!(LinearParams, aligned) - 76usize];
+};
+#[doc = " Positions first .. end, all of one expert."]
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct ExpertTile {
+    pub expert: u32,
+    pub first: u32,
+    pub end: u32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ExpertTile"][::core::mem::size_of::<ExpertTile>() - 16usize];
+    ["Alignment of ExpertTile"][::core::mem::align_of::<ExpertTile>() - 4usize];
+    ["Offset of field: ExpertTile::expert"][::core::mem::offset_of!(ExpertTile, expert) - 0usize];
+    ["Offset of field: ExpertTile::first"][::core::mem::offset_of!(ExpertTile, first) - 4usize];
+    ["Offset of field: ExpertTile::end"][::core::mem::offset_of!(ExpertTile, end) - 8usize];
+    ["Offset of field: ExpertTile::reserved"][::core::mem::offset_of!(ExpertTile, reserved) - 12usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct ExpertsRouteParams {
+    #[doc = " T\\[rows\\]\\[x\\_stride\\], 16-byte aligned; columns from \\`cols\\` on count as zero"]
+    pub x: u64,
+    #[doc = " f32\\[experts\\]\\[router\\_stride\\], zeros behind \\`cols\\`"]
+    pub router: u64,
+    #[doc = " u32: rows now"]
+    pub live: u64,
+    #[doc = " u32\\[rows\\]\\[top\\_k\\]: experts, best first"]
+    pub choices: u64,
+    #[doc = " f32\\[rows\\]\\[top\\_k\\]"]
+    pub weights: u64,
+    pub x_stride: u32,
+    #[doc = " a multiple of 4"]
+    pub router_stride: u32,
+    pub cols: u32,
+    pub experts: u32,
+    pub top_k: u32,
+    pub order: u32,
+    #[doc = " 1: chosen weights are divided by their sum"]
+    pub renormalise: u32,
+    pub scale: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ExpertsRouteParams"][::core::mem::size_of::<ExpertsRouteParams>() - 72usize];
+    ["Alignment of ExpertsRouteParams"][::core::mem::align_of::<ExpertsRouteParams>() - 8usize];
+    ["Offset of field: ExpertsRouteParams::x"][::core::mem::offset_of!(ExpertsRouteParams, x) - 0usize];
+    ["Offset of field: ExpertsRouteParams::router"][::core::mem::offset_of!(ExpertsRouteParams, router) - 8usize];
+    ["Offset of field: ExpertsRouteParams::live"][::core::mem::offset_of!(ExpertsRouteParams, live) - 16usize];
+    ["Offset of field: ExpertsRouteParams::choices"][::core::mem::offset_of!(ExpertsRouteParams, choices) - 24usize];
+    ["Offset of field: ExpertsRouteParams::weights"][::core::mem::offset_of!(ExpertsRouteParams, weights) - 32usize];
+    ["Offset of field: ExpertsRouteParams::x_stride"][::core::mem::offset_of!(ExpertsRouteParams, x_stride) - 40usize];
+    ["Offset of field: ExpertsRouteParams::router_stride"]
+        [::core::mem::offset_of!(ExpertsRouteParams, router_stride) - 44usize];
+    ["Offset of field: ExpertsRouteParams::cols"][::core::mem::offset_of!(ExpertsRouteParams, cols) - 48usize];
+    ["Offset of field: ExpertsRouteParams::experts"][::core::mem::offset_of!(ExpertsRouteParams, experts) - 52usize];
+    ["Offset of field: ExpertsRouteParams::top_k"][::core::mem::offset_of!(ExpertsRouteParams, top_k) - 56usize];
+    ["Offset of field: ExpertsRouteParams::order"][::core::mem::offset_of!(ExpertsRouteParams, order) - 60usize];
+    ["Offset of field: ExpertsRouteParams::renormalise"]
+        [::core::mem::offset_of!(ExpertsRouteParams, renormalise) - 64usize];
+    ["Offset of field: ExpertsRouteParams::scale"][::core::mem::offset_of!(ExpertsRouteParams, scale) - 68usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct ExpertsGroupParams {
+    #[doc = " u32\\[rows\\]\\[top\\_k\\]"]
+    pub choices: u64,
+    #[doc = " u32: rows now"]
+    pub live: u64,
+    #[doc = " ExpertTile\\[\\]"]
+    pub tiles: u64,
+    #[doc = " u32\\[1\\]"]
+    pub tile_count: u64,
+    #[doc = " u32\\[positions\\]: the row that stands there"]
+    pub rows: u64,
+    #[doc = " u32\\[rows\\]\\[top\\_k\\]"]
+    pub positions: u64,
+    pub experts: u32,
+    pub top_k: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ExpertsGroupParams"][::core::mem::size_of::<ExpertsGroupParams>() - 56usize];
+    ["Alignment of ExpertsGroupParams"][::core::mem::align_of::<ExpertsGroupParams>() - 8usize];
+    ["Offset of field: ExpertsGroupParams::choices"][::core::mem::offset_of!(ExpertsGroupParams, choices) - 0usize];
+    ["Offset of field: ExpertsGroupParams::live"][::core::mem::offset_of!(ExpertsGroupParams, live) - 8usize];
+    ["Offset of field: ExpertsGroupParams::tiles"][::core::mem::offset_of!(ExpertsGroupParams, tiles) - 16usize];
+    ["Offset of field: ExpertsGroupParams::tile_count"]
+        [::core::mem::offset_of!(ExpertsGroupParams, tile_count) - 24usize];
+    ["Offset of field: ExpertsGroupParams::rows"][::core::mem::offset_of!(ExpertsGroupParams, rows) - 32usize];
+    ["Offset of field: ExpertsGroupParams::positions"]
+        [::core::mem::offset_of!(ExpertsGroupParams, positions) - 40usize];
+    ["Offset of field: ExpertsGroupParams::experts"][::core::mem::offset_of!(ExpertsGroupParams, experts) - 48usize];
+    ["Offset of field: ExpertsGroupParams::top_k"][::core::mem::offset_of!(ExpertsGroupParams, top_k) - 52usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct ExpertsLinearParams {
+    #[doc = " \\`weight\\` and \\`live\\` of its product are 0: an expert's weight and a tile's end take their place"]
+    pub linear: LinearParams,
+    #[doc = " u64\\[experts\\]: addresses of packed weights"]
+    pub weights: u64,
+    #[doc = " ExpertTile\\[\\]"]
+    pub tiles: u64,
+    #[doc = " u32\\[1\\]"]
+    pub tile_count: u64,
+    #[doc = " u32\\[positions\\]: rows of x; not read by experts\\_output\\_\\*, whose x has a row a position"]
+    pub rows: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ExpertsLinearParams"][::core::mem::size_of::<ExpertsLinearParams>() - 112usize];
+    ["Alignment of ExpertsLinearParams"][::core::mem::align_of::<ExpertsLinearParams>() - 8usize];
+    ["Offset of field: ExpertsLinearParams::linear"][::core::mem::offset_of!(ExpertsLinearParams, linear) - 0usize];
+    ["Offset of field: ExpertsLinearParams::weights"][::core::mem::offset_of!(ExpertsLinearParams, weights) - 80usize];
+    ["Offset of field: ExpertsLinearParams::tiles"][::core::mem::offset_of!(ExpertsLinearParams, tiles) - 88usize];
+    ["Offset of field: ExpertsLinearParams::tile_count"]
+        [::core::mem::offset_of!(ExpertsLinearParams, tile_count) - 96usize];
+    ["Offset of field: ExpertsLinearParams::rows"][::core::mem::offset_of!(ExpertsLinearParams, rows) - 104usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct ExpertsSumParams {
+    #[doc = " f32\\[positions\\]\\[outputs\\_stride\\]"]
+    pub outputs: u64,
+    #[doc = " u32\\[rows\\]\\[top\\_k\\]"]
+    pub positions: u64,
+    #[doc = " f32\\[rows\\]\\[top\\_k\\]"]
+    pub weights: u64,
+    #[doc = " u32: rows now"]
+    pub live: u64,
+    #[doc = " f32\\[rows\\]\\[out\\_stride\\], added to"]
+    pub out: u64,
+    pub outputs_stride: u32,
+    pub out_stride: u32,
+    pub cols: u32,
+    pub top_k: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ExpertsSumParams"][::core::mem::size_of::<ExpertsSumParams>() - 56usize];
+    ["Alignment of ExpertsSumParams"][::core::mem::align_of::<ExpertsSumParams>() - 8usize];
+    ["Offset of field: ExpertsSumParams::outputs"][::core::mem::offset_of!(ExpertsSumParams, outputs) - 0usize];
+    ["Offset of field: ExpertsSumParams::positions"][::core::mem::offset_of!(ExpertsSumParams, positions) - 8usize];
+    ["Offset of field: ExpertsSumParams::weights"][::core::mem::offset_of!(ExpertsSumParams, weights) - 16usize];
+    ["Offset of field: ExpertsSumParams::live"][::core::mem::offset_of!(ExpertsSumParams, live) - 24usize];
+    ["Offset of field: ExpertsSumParams::out"][::core::mem::offset_of!(ExpertsSumParams, out) - 32usize];
+    ["Offset of field: ExpertsSumParams::outputs_stride"]
+        [::core::mem::offset_of!(ExpertsSumParams, outputs_stride) - 40usize];
+    ["Offset of field: ExpertsSumParams::out_stride"][::core::mem::offset_of!(ExpertsSumParams, out_stride) - 44usize];
+    ["Offset of field: ExpertsSumParams::cols"][::core::mem::offset_of!(ExpertsSumParams, cols) - 48usize];
+    ["Offset of field: ExpertsSumParams::top_k"][::core::mem::offset_of!(ExpertsSumParams, top_k) - 52usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct HeadParams {
     pub product: Product,
     #[doc = " u32\\[groups\\]: bit c says that column c of the group is part of the normaliser"]
@@ -755,39 +947,6 @@ const _: () = {
     ["Offset of field: HistoryAttentionParams::max_distance"]
         [::core::mem::offset_of!(HistoryAttentionParams, max_distance) - 104usize];
     ["Offset of field: HistoryAttentionParams::mask"][::core::mem::offset_of!(HistoryAttentionParams, mask) - 108usize];
-};
-#[repr(C)]
-#[derive(Debug, Default, Copy, Clone)]
-pub struct LinearParams {
-    pub product: Product,
-    #[doc = " f32 or bf16 \\[rows\\]\\[out\\_stride\\]"]
-    pub out: u64,
-    #[doc = " f32\\[groups \\* GEMM\\_GROUP\\] in the order of the packed columns, or 0"]
-    pub bias: u64,
-    pub out_stride: u32,
-    #[doc = " of the output; half the weight's for COMBINE\\_GATE"]
-    pub columns: u32,
-    #[doc = " DTYPE\\_F32 or DTYPE\\_BF16"]
-    pub out_dtype: u32,
-    pub combine: u32,
-    #[doc = " of the products, or of the gate's half of them"]
-    pub activation: u32,
-    #[doc = " 1 when \\`out\\` is a multiple of 16"]
-    pub aligned: u32,
-}
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of LinearParams"][::core::mem::size_of::<LinearParams>() - 80usize];
-    ["Alignment of LinearParams"][::core::mem::align_of::<LinearParams>() - 8usize];
-    ["Offset of field: LinearParams::product"][::core::mem::offset_of!(LinearParams, product) - 0usize];
-    ["Offset of field: LinearParams::out"][::core::mem::offset_of!(LinearParams, out) - 40usize];
-    ["Offset of field: LinearParams::bias"][::core::mem::offset_of!(LinearParams, bias) - 48usize];
-    ["Offset of field: LinearParams::out_stride"][::core::mem::offset_of!(LinearParams, out_stride) - 56usize];
-    ["Offset of field: LinearParams::columns"][::core::mem::offset_of!(LinearParams, columns) - 60usize];
-    ["Offset of field: LinearParams::out_dtype"][::core::mem::offset_of!(LinearParams, out_dtype) - 64usize];
-    ["Offset of field: LinearParams::combine"][::core::mem::offset_of!(LinearParams, combine) - 68usize];
-    ["Offset of field: LinearParams::activation"][::core::mem::offset_of!(LinearParams, activation) - 72usize];
-    ["Offset of field: LinearParams::aligned"][::core::mem::offset_of!(LinearParams, aligned) - 76usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -954,10 +1113,14 @@ pub const PARAMETER_BYTES: &[(&str, usize)] = &[
     ("EmbedDenseParams", size_of::<EmbedDenseParams>()),
     ("MaskedParams", size_of::<MaskedParams>()),
     ("ExpandParams", size_of::<ExpandParams>()),
+    ("LinearParams", size_of::<LinearParams>()),
+    ("ExpertsRouteParams", size_of::<ExpertsRouteParams>()),
+    ("ExpertsGroupParams", size_of::<ExpertsGroupParams>()),
+    ("ExpertsLinearParams", size_of::<ExpertsLinearParams>()),
+    ("ExpertsSumParams", size_of::<ExpertsSumParams>()),
     ("HeadParams", size_of::<HeadParams>()),
     ("HeadMergeParams", size_of::<HeadMergeParams>()),
     ("HistoryAttentionParams", size_of::<HistoryAttentionParams>()),
-    ("LinearParams", size_of::<LinearParams>()),
     ("LinearEpilogueParams", size_of::<LinearEpilogueParams>()),
     ("NormParams", size_of::<NormParams>()),
     ("WriteKvParams", size_of::<WriteKvParams>()),
@@ -1009,6 +1172,31 @@ unsafe impl super::KernelParams for ExpandParams {
 }
 
 // SAFETY: made from the header that kernels include.
+unsafe impl super::KernelParams for LinearParams {
+    const NAME: &'static str = "LinearParams";
+}
+
+// SAFETY: made from the header that kernels include.
+unsafe impl super::KernelParams for ExpertsRouteParams {
+    const NAME: &'static str = "ExpertsRouteParams";
+}
+
+// SAFETY: made from the header that kernels include.
+unsafe impl super::KernelParams for ExpertsGroupParams {
+    const NAME: &'static str = "ExpertsGroupParams";
+}
+
+// SAFETY: made from the header that kernels include.
+unsafe impl super::KernelParams for ExpertsLinearParams {
+    const NAME: &'static str = "ExpertsLinearParams";
+}
+
+// SAFETY: made from the header that kernels include.
+unsafe impl super::KernelParams for ExpertsSumParams {
+    const NAME: &'static str = "ExpertsSumParams";
+}
+
+// SAFETY: made from the header that kernels include.
 unsafe impl super::KernelParams for HeadParams {
     const NAME: &'static str = "HeadParams";
 }
@@ -1021,11 +1209,6 @@ unsafe impl super::KernelParams for HeadMergeParams {
 // SAFETY: made from the header that kernels include.
 unsafe impl super::KernelParams for HistoryAttentionParams {
     const NAME: &'static str = "HistoryAttentionParams";
-}
-
-// SAFETY: made from the header that kernels include.
-unsafe impl super::KernelParams for LinearParams {
-    const NAME: &'static str = "LinearParams";
 }
 
 // SAFETY: made from the header that kernels include.

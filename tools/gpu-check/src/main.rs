@@ -164,6 +164,7 @@ fn part(setting: &Setting, name: &str) -> Result<bool, CheckError> {
         "head" => bench::kernels::head(setting),
         "history-attention" => bench::kernels::history_attention(setting),
         "beam-attention" => bench::kernels::beam_attention(setting),
+        "experts" => bench::experts::experts(setting),
         "expand-select" => bench::kernels::expand_select(setting),
         "qwen3" => bench::end_to_end::qwen3(setting),
         "onerec" => bench::end_to_end::onerec(setting),

@@ -10,6 +10,7 @@ mod copy_rows;
 mod embed;
 mod embed_dense;
 mod expand_select;
+pub(super) mod experts;
 pub(super) mod head;
 mod history_attention;
 pub(super) mod linear;
@@ -46,6 +47,7 @@ fn kernels(compute: Dtype) -> Vec<Kernel> {
         &embed::KERNELS,
         &embed_dense::KERNELS,
         &expand_select::KERNELS,
+        &experts::kernels(compute),
         &head::kernels(compute),
         &history_attention::kernels(compute),
         &linear::kernels(compute),

@@ -30,6 +30,11 @@ impl Packed {
         Ok(Packed { packing, address, bias: 0 })
     }
 
+    /// Where it lies.
+    pub(super) fn address(&self) -> u64 {
+        self.address
+    }
+
     /// Uploads a bias: a value for each row of the weight, or none.
     pub(super) fn with_bias(self, memory: &mut Memory, weight: &str, bias: &[f32]) -> Result<Packed, DeviceError> {
         if bias.is_empty() {

@@ -5,6 +5,7 @@
 
 pub mod ceilings;
 pub mod end_to_end;
+pub mod experts;
 pub mod kernels;
 mod rig;
 mod work;
@@ -13,13 +14,14 @@ use crate::error::CheckError;
 use crate::run::Run;
 
 /// Groups in the order in which they run, with the most seconds that each may take.
-const PARTS: [(&str, u64); 10] = [
+const PARTS: [(&str, u64); 11] = [
     ("ceilings", 60),
     ("rows", 40),
     ("beam-attention", 60),
     ("history-attention", 60),
     ("linear", 120),
     ("head", 90),
+    ("experts", 60),
     ("qwen3", 200),
     ("expand-select", 90),
     ("t5", 90),

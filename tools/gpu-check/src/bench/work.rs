@@ -63,6 +63,16 @@ pub fn head(rows: usize, hidden: usize, vocabulary: usize, codes: usize) -> Work
     linear(rows, hidden, vocabulary, (codes + 1) * F32)
 }
 
+/// Rows through `top_k` of `experts` gated experts each: the router in f32, and of the experts those that rows can have chosen.
+pub fn experts(rows: usize, (experts, top_k): (usize, usize), (hidden, inner): (usize, usize)) -> Work {
+    let (pairs, read) = (rows * top_k, experts.min(rows * top_k));
+    let multiplied = |outputs: usize, inputs: usize| 2.0 * pairs as f64 * outputs as f64 * inputs as f64;
+    Work {
+        flops: multiplied(2 * inner, hidden) + multiplied(hidden, inner),
+        bytes: bytes(&[read * 3 * inner * hidden * BF16, experts * hidden * F32, rows * hidden * (BF16 + 2 * F32)]),
+    }
+}
+
 /// Heads of an attention.
 #[derive(Clone, Copy, Debug)]
 pub struct Heads {
@@ -141,6 +151,14 @@ mod tests {
         let work = linear(3, 4, 5, 5 * F32);
         assert_eq!(work, Work { flops: 120.0, bytes: (5 * 4 * 2 + 3 * 4 * 2 + 3 * 5 * 4) as f64 });
         assert_eq!(head(3, 4, 50, 9).flops, 1200.0);
+    }
+
+    #[test]
+    fn experts_that_nobody_can_have_chosen_are_not_read() {
+        let work = experts(3, (8, 2), (4, 5));
+        assert_eq!(work.flops, 6.0 * 2.0 * (3 * 4 * 5) as f64);
+        assert_eq!(work.bytes, (6 * 3 * 5 * 4 * 2 + 8 * 4 * 4 + 3 * 4 * 10) as f64);
+        assert_eq!(experts(30, (8, 2), (4, 5)).bytes, (8 * 3 * 5 * 4 * 2 + 8 * 4 * 4 + 30 * 4 * 10) as f64);
     }
 
     #[test]
