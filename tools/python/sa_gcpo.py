@@ -62,7 +62,8 @@ class Server:
     def __init__(self, program, export, threads):
         self.process = subprocess.Popen(
             [program, "serve", str(export), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--admin-weights",
-             "--device", "cpu", "--dtype", "f32", "--threads", str(threads), "--json", "--log-level", "warn"],
+             "--device", "cpu", "--dtype", "f32", "--threads", str(threads), "--json", "--log-level", "warn",
+             "--slow-request", "off"],
             stdout=subprocess.PIPE, text=True)
         line = self.process.stdout.readline()
         if not line:
@@ -217,15 +218,15 @@ def main():
     parser.add_argument("--sidereal", default="target/release/sidereal", help="the program")
     parser.add_argument("--demo", type=Path, default=HERE.parents[1] / "demo/movielens")
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--prompts", type=int, default=32, help="users a round")
+    parser.add_argument("--prompts", type=int, default=64, help="users a round")
     parser.add_argument("--group", type=int, default=16, help="samples a user")
     parser.add_argument("--steps", type=int, default=4, help="gradient steps a round")
-    parser.add_argument("--learning-rate", type=float, default=2e-4)
+    parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--soft-up", type=float, default=1.0, help="temperature of the gate where the advantage is positive")
     parser.add_argument("--soft-down", type=float, default=2.0, help="and where it is negative")
     parser.add_argument("--held-out", type=int, default=96, help="users that are never trained on")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch and of the server, each")
     parser.add_argument("--out", type=Path, help="where the weights go (default: a folder that is removed)")
     options = parser.parse_args()
 

@@ -24,12 +24,11 @@ fn begin(replacer: &Replacer) -> u64 {
     replacer.begin(Path::new("/weights"), "v").unwrap()
 }
 
+/// What became of it, when its thread has ended.
 fn ended(replacer: &Replacer) -> WeightsStatus {
-    let until = Instant::now() + PATIENCE;
-    while replacer.status().last.is_none_or(|last| last.took.is_none()) {
-        assert!(Instant::now() < until, "it never ends");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    let thread = lock(&replacer.thread).take().expect("it was begun");
+    // One that panics has told so, which is looked at.
+    let _ = thread.join();
     replacer.status()
 }
 
