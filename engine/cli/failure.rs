@@ -127,6 +127,7 @@ impl From<LoadError> for Failure {
             LoadError::Catalog(error) => error.into(),
             LoadError::View(error) => error.into(),
             LoadError::Journal(error) => error.into(),
+            LoadError::Store(error) => error.into(),
             LoadError::Device(_) | LoadError::Thread(_) | LoadError::Model(ModelError::Device(_)) => {
                 Failure::environment(error.to_string())
             }

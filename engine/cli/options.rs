@@ -8,7 +8,8 @@ use clap::{Args, ValueEnum};
 use crate::cli::units;
 use crate::device::Dtype;
 use crate::device::cuda::Cublaslt;
-use crate::schedule::{DeviceChoice, DeviceKind, EngineConfig, Limits};
+use crate::schedule::{DeviceChoice, DeviceKind, EngineConfig, Limits, StoreUse};
+use crate::store::StoreConfig;
 
 /// `--device`.
 fn device_kind(text: &str) -> Result<DeviceKind, String> {
@@ -160,9 +161,35 @@ pub struct EngineArgs {
     /// Device, type, threads.
     #[command(flatten)]
     pub device: DeviceArgs,
+    /// The instruction store.
+    #[command(flatten)]
+    pub store: StoreUseArgs,
     /// Bounds.
     #[command(flatten)]
     pub limits: LimitArgs,
+}
+
+/// Where the instructions of users are read from.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Instructions")]
+pub struct StoreUseArgs {
+    /// Store of users' instructions: a directory, or redis://HOST:PORT/DB
+    #[arg(long = "instructions", value_name = "DIR|URL")]
+    pub location: Option<String>,
+    /// How long a request waits for the store before it goes on with the export's default [default: 5ms]
+    #[arg(long = "instructions-budget", value_name = "TIME", value_parser = units::duration, requires = "location")]
+    pub budget: Option<Duration>,
+    /// How old an instruction may be, e.g. 15m [default: any age]
+    #[arg(long = "instructions-max-age", value_name = "TIME", value_parser = units::duration, requires = "location")]
+    pub max_age: Option<Duration>,
+}
+
+impl StoreUseArgs {
+    fn used(&self) -> Option<StoreUse> {
+        let location = self.location.as_ref()?;
+        let config = StoreConfig { max_age: self.max_age, ..StoreConfig::new(location) };
+        Some(StoreUse { config, budget: self.budget.unwrap_or(Duration::from_millis(5)) })
+    }
 }
 
 impl EngineArgs {
@@ -171,6 +198,7 @@ impl EngineArgs {
         let mut config = EngineConfig::new(export);
         config.catalog.clone_from(&self.catalog);
         config.device = self.device.choice();
+        config.store = self.store.used();
         self.limits.apply(&mut config.limits);
         config
     }

@@ -33,8 +33,8 @@ pub use compare::{Comparer, Comparison, Cuts, Difference, InnerLevels, LevelCut,
 pub use config::ConfigReader;
 pub use error::ExportError;
 pub use golden::{Forced, GOLDEN_CASES, GoldenCase, read_goldens};
-pub use instructions::{Instruction, InstructionSource, MAX_INSTRUCTIONS};
 pub(crate) use header::{Entry as TensorPlace, read as tensor_places};
+pub use instructions::{Instruction, InstructionSource, MAX_INSTRUCTIONS};
 pub use manifest::{CODES, End, LEVELS, Level, LevelTokens, MANIFEST, Manifest, ScoreMode};
 pub use prompt::PromptTemplate;
 pub use scenarios::{InstructionRule, SCENARIOS, Scenario, ScenarioBounds, Scenarios};

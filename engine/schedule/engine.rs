@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{JoinHandle, ThreadId};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, TrySendError, bounded};
 
@@ -22,6 +22,7 @@ use crate::schedule::snapshots::{Snapshots, Watcher};
 use crate::schedule::stats::{EngineCounts, Stats};
 use crate::schedule::ticket::{Done, Ticket};
 use crate::schedule::{EngineFacts, Limits};
+use crate::store::{LookupLimits, Lookups, Store, StoreConfig};
 
 /// An export, served. Dropping it drains: every accepted request is answered first.
 pub struct Engine {
@@ -29,7 +30,7 @@ pub struct Engine {
     limits: Limits,
     bounds: Bounds,
     in_flight: Arc<AtomicUsize>,
-    draining: AtomicBool,
+    draining: Arc<AtomicBool>,
     /// `None` once draining: closing the queue is what lets the threads end.
     door: Mutex<Option<Sender<Arrival>>>,
     own_threads: Vec<ThreadId>,
@@ -39,6 +40,8 @@ pub struct Engine {
     snapshots: Arc<Snapshots>,
     scenarios: Arc<ScenarioSet>,
     replacer: Replacer,
+    /// Asks the instruction store, each request for no longer than this.
+    lookups: Option<(Lookups, Duration)>,
     /// Follows the delisting journal and the scenarios until the engine is dropped.
     _watcher: Option<Watcher>,
 }
@@ -66,6 +69,17 @@ pub struct EngineConfig {
     pub limits: Limits,
     /// The delisting journal and the scenarios.
     pub sidecars: Sidecars,
+    /// Where the instructions of users are read from.
+    pub store: Option<StoreUse>,
+}
+
+/// An instruction store, and how long a request waits for it.
+#[derive(Clone, Debug)]
+pub struct StoreUse {
+    /// How it is opened.
+    pub config: StoreConfig,
+    /// A request goes on without its instructions after this, or after half of its own deadline if that is shorter.
+    pub budget: Duration,
 }
 
 impl EngineConfig {
@@ -77,6 +91,7 @@ impl EngineConfig {
             device: DeviceChoice::default(),
             limits: Limits::default(),
             sidecars: Sidecars::default(),
+            store: None,
         }
     }
 }
@@ -87,11 +102,11 @@ impl Engine {
     /// # Errors
     /// [`LoadError`]: what is wrong with the export, the catalogue, the device or the limits.
     pub fn start(config: &EngineConfig) -> Result<Engine, LoadError> {
-        Engine::launch(bring_up(config)?, config.limits.clone())
+        Engine::launch(bring_up(config)?, config.limits.clone(), config.store.as_ref())
     }
 
     /// Starts the threads.
-    fn launch(loaded: Loaded, limits: Limits) -> Result<Engine, LoadError> {
+    fn launch(loaded: Loaded, limits: Limits, store: Option<&StoreUse>) -> Result<Engine, LoadError> {
         let Loaded { host, parts, followers, facts, replacer } = loaded;
         let (bounds, stats) = (host.bounds.clone(), Arc::clone(&parts.stats));
         let snapshots = Arc::clone(&host.snapshots);
@@ -99,6 +114,7 @@ impl Engine {
         let scenarios = followers.as_ref().map_or_else(Arc::default, |followers| Arc::clone(followers.scenarios.set()));
         let watcher =
             followers.map(|followers| Watcher::start(followers, Arc::clone(&snapshots), &stats)).transpose()?;
+        let lookups = store.map(|store| look_ups(store, &bounds, limits.max_requests)).transpose()?;
         // A request is in one queue at a time, and each queue holds all that may be in flight: no send ever blocks.
         let (door, arrivals) = bounded(limits.max_requests);
         let (to_core, newcomers) = bounded(limits.max_requests);
@@ -113,7 +129,7 @@ impl Engine {
             limits,
             bounds,
             in_flight: Arc::new(AtomicUsize::new(0)),
-            draining: AtomicBool::new(false),
+            draining: Arc::default(),
             door: Mutex::new(Some(door)),
             own_threads: threads.iter().map(|thread| thread.thread().id()).collect(),
             threads: Mutex::new(threads),
@@ -122,6 +138,7 @@ impl Engine {
             snapshots,
             scenarios,
             replacer,
+            lookups,
             _watcher: watcher,
         })
     }
@@ -178,6 +195,7 @@ impl Engine {
             catalog: snapshot.version().to_owned(),
             delisted: snapshot.delisted() as u64,
             scenarios: self.scenarios.count() as u64,
+            store: self.lookups.as_ref().map(|(lookups, _)| lookups.store().counts()),
             ..self.stats.counts(self.in_flight.load(Ordering::Relaxed))
         }
     }
@@ -218,20 +236,23 @@ impl Engine {
             done(answer);
         });
         let ticket = Ticket::new(counted, cancel, Arc::clone(&self.in_flight), arrived, arrived + allowed);
-        let arrival = Arrival { ticket, request, scenario };
-        // The lock is free again before anybody is answered: the caller's code may submit anew from its callback.
-        let sent = match lock(&self.door).as_ref() {
-            Some(door) => door.try_send(arrival),
-            None => Err(TrySendError::Disconnected(arrival)),
+        let keys = match (&self.lookups, &self.bounds.instructions) {
+            (Some(_), Some(instructions)) => instructions.wanted(&request),
+            _ => Vec::new(),
         };
-        if let Err(error) = sent {
-            let (kind, message) = if self.draining.load(Ordering::Acquire) {
-                (RefusalKind::ShuttingDown, DRAINING)
-            } else {
-                (RefusalKind::DeviceFailed, "the engine stopped after a fault; see the server's log, then restart it")
-            };
-            error.into_inner().ticket.refuse(kind, message);
-        }
+        let arrival = Arrival { ticket, request, scenario, looked_up: Vec::new() };
+        // The lock is free again before anybody is answered: the caller's code may submit anew from its callback.
+        let door = lock(&self.door).clone();
+        let draining = Arc::clone(&self.draining);
+        let Some((lookups, budget)) = self.lookups.as_ref().filter(|_| !keys.is_empty()) else {
+            return enter(door, arrival, &draining);
+        };
+        let names: Vec<_> = keys.iter().map(|key| Arc::<str>::from(key.name())).collect();
+        let left = arrival.ticket.deadline.saturating_duration_since(Instant::now());
+        lookups.submit(keys, (*budget).min(left / 2), move |found| {
+            let looked_up = names.into_iter().zip(found).collect();
+            enter(door, Arrival { looked_up, ..arrival }, &draining);
+        });
     }
 
     /// Submits and waits.
@@ -266,6 +287,35 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.drain();
+    }
+}
+
+/// Opens the instruction store.
+fn look_ups(used: &StoreUse, bounds: &Bounds, most: usize) -> Result<(Lookups, Duration), LoadError> {
+    if !bounds.instructions.as_ref().is_some_and(|instructions| instructions.use_a_store()) {
+        let location = &used.config.location;
+        return Err(LoadError::Unsupported(format!(
+            "an instruction store is given ({location}), but no instruction of this export comes from one"
+        )));
+    }
+    let store = Arc::new(Store::open(&used.config)?);
+    let limits = LookupLimits { open: most, ..LookupLimits::default() };
+    Ok((Lookups::start(store, &limits)?, used.budget))
+}
+
+/// Hands a request to the host thread. Never blocks: its queue holds every request that may be in flight.
+fn enter(door: Option<Sender<Arrival>>, arrival: Arrival, draining: &AtomicBool) {
+    let sent = match door {
+        Some(door) => door.try_send(arrival),
+        None => Err(TrySendError::Disconnected(arrival)),
+    };
+    if let Err(error) = sent {
+        let (kind, message) = if draining.load(Ordering::Acquire) {
+            (RefusalKind::ShuttingDown, DRAINING)
+        } else {
+            (RefusalKind::DeviceFailed, "the engine stopped after a fault; see the server's log, then restart it")
+        };
+        error.into_inner().ticket.refuse(kind, message);
     }
 }
 

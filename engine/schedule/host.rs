@@ -11,6 +11,7 @@ use crate::request::{
 };
 use crate::schedule::answer;
 use crate::schedule::core::{Finished, Newcomer};
+use crate::schedule::instructions::LookedUp;
 use crate::schedule::resolve::{Bounds, resolve};
 use crate::schedule::snapshots::Snapshots;
 use crate::schedule::text;
@@ -23,6 +24,8 @@ pub(super) struct Arrival {
     pub request: Request,
     /// The bundle that filled it.
     pub scenario: Option<Arc<Scenario>>,
+    /// What the store has for its user.
+    pub looked_up: LookedUp,
 }
 
 /// What host work needs to know.
@@ -70,7 +73,7 @@ pub(super) fn serve_host(
 
 fn bring_in(host: &Host, arrival: Arrival, to_core: &Sender<Newcomer>) {
     let began = Instant::now();
-    let Arrival { ticket, request, scenario } = arrival;
+    let Arrival { ticket, request, scenario, looked_up } = arrival;
     if let Some(refusal) = ticket.stopped(began, "before it was resolved") {
         return ticket.answer(Err(refusal));
     }
@@ -79,8 +82,7 @@ fn bring_in(host: &Host, arrival: Arrival, to_core: &Sender<Newcomer>) {
         None => Ok(request),
     };
     match request.and_then(|request| {
-        let looked = |_: &str| (Origin::Missing, None);
-        let resolved = resolve(request, &host.manifest, &host.snapshots.newest(), &host.bounds, &looked)?;
+        let resolved = resolve(request, &host.manifest, &host.snapshots.newest(), &host.bounds, &looked_up)?;
         scenario.map_or(Ok(()), |scenario| require(&scenario, &resolved.decoder_prompt.used))?;
         Ok(resolved)
     }) {

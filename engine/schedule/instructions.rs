@@ -2,6 +2,7 @@
 //! for each instruction, in f32. Computed on the host, off the engine thread: a few thousand products a request.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::catalog::{Catalog, ItemIndex};
 use crate::device::Activation;
@@ -9,6 +10,7 @@ use crate::device::cpu::gemm::activate;
 use crate::export::{Export, ExportError, Instruction, InstructionSource, Manifest, TensorView};
 use crate::model::Description;
 use crate::request::{InstructionUsed, InstructionValue, Origin, Refusal, RefusalKind, Request};
+use crate::store::{Found, Key};
 
 /// The instructions of an export, with their weights.
 #[derive(Debug)]
@@ -68,8 +70,8 @@ pub(crate) struct DecoderPrompt {
     pub used: Vec<InstructionUsed>,
 }
 
-/// What came of looking an instruction up for a user.
-pub(crate) type Looked<'a> = &'a dyn Fn(&str) -> (Origin, Option<(u64, Vec<f32>)>);
+/// What came of looking instructions up for a user, by name.
+pub(crate) type LookedUp = Vec<(Arc<str>, Found)>;
 
 impl Instructions {
     /// Reads the weights of what the manifest lists; `None` if it lists nothing.
@@ -127,12 +129,35 @@ impl Instructions {
         ids.unwrap_or_default()
     }
 
+    /// Keys of what is looked up for the request's user: what the store has, and the request does not bring.
+    pub fn wanted(&self, request: &Request) -> Vec<Key> {
+        let Some(user) = &request.user else { return Vec::new() };
+        let given = |name: &str| request.instructions.iter().any(|(given, _)| given == name);
+        let key = |part: &Part| match part.instruction.source {
+            InstructionSource::Store { size } if !given(&part.instruction.name) => {
+                // A user whom no key can name has no record.
+                let key = Key::new(part.instruction.name.as_str(), user.as_str()).ok()?.of_size(size);
+                Some(match request.scenario {
+                    Some(scenario) => key.for_scenario(scenario),
+                    None => key,
+                })
+            }
+            _ => None,
+        };
+        self.parts.iter().filter_map(key).collect()
+    }
+
+    /// Whether anything comes from the store.
+    pub fn use_a_store(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part.instruction.source, InstructionSource::Store { .. }))
+    }
+
     /// The prompt of a request that was checked, its trigger item being `trigger`.
     pub fn prompt(
         &self,
         request: &Request,
         trigger: Option<ItemIndex>,
-        looked: Looked<'_>,
+        looked_up: &LookedUp,
         catalog: &Catalog,
         manifest: &Manifest,
     ) -> DecoderPrompt {
@@ -148,13 +173,19 @@ impl Instructions {
                 (InstructionSource::Id { .. }, Weights::Table(table), Some(InstructionValue::Id(id))) => {
                     (table.row(*id), Origin::Given, None)
                 }
-                (InstructionSource::Store { size }, Weights::Adapter(adapter), None) => match looked(name) {
-                    (origin, Some((version, vector))) if vector.len() == *size => {
-                        (Some(adapter.apply(&vector)), origin, Some(version))
+                (InstructionSource::Store { .. }, Weights::Adapter(adapter), None) => {
+                    let found = looked_up.iter().find(|(looked, _)| **looked == **name).map(|(_, found)| found);
+                    match found {
+                        // Its length is part of the key: another one was told as bad.
+                        Some(Found::Record(record)) => {
+                            (Some(adapter.apply(&record.vector)), Origin::Stored, Some(record.version))
+                        }
+                        Some(Found::Missing) | None => (None, Origin::Missing, None),
+                        Some(Found::Expired { .. }) => (None, Origin::Expired, None),
+                        Some(Found::Bad { .. }) => (None, Origin::Unusable, None),
+                        Some(Found::Failed { .. }) => (None, Origin::Unavailable, None),
                     }
-                    (_, Some((version, _))) => (None, Origin::Unusable, Some(version)),
-                    (origin, None) => (None, origin, None),
-                },
+                }
                 (InstructionSource::Scenario { .. }, Weights::Table(table), _) => {
                     (request.scenario.and_then(|id| table.row(id)), Origin::Given, None)
                 }

@@ -8,6 +8,7 @@ use crate::device::cuda::{self, Cublaslt, CudaDevice};
 use crate::device::{Device, DeviceError, Dtype};
 use crate::export::{CatalogSource, Export, ExportError};
 use crate::model::ModelError;
+use crate::store::StoreError;
 
 /// Why an engine did not start.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +40,9 @@ pub enum LoadError {
     /// What is asked for is not to be had of this export.
     #[error("{0}")]
     Unsupported(String),
+    /// The instruction store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The system gave no thread.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),

@@ -25,7 +25,7 @@ mod ticket;
 
 pub(crate) use blueprint::Blueprint;
 pub(crate) use core::Hardware;
-pub use engine::{Engine, EngineConfig, Sidecars};
+pub use engine::{Engine, EngineConfig, Sidecars, StoreUse};
 pub use histogram::HistogramSnapshot;
 pub(crate) use instructions::Instructions;
 pub use limits::Limits;

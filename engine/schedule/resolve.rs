@@ -6,7 +6,7 @@ use crate::catalog::{Allowed, Catalog, ItemIndex, Snapshot};
 use crate::export::Manifest;
 use crate::request::{History, ItemRef, ItemRefs, Refusal, RefusalKind, Request};
 use crate::sampling::Sampling;
-use crate::schedule::instructions::{DecoderPrompt, Instructions, Looked};
+use crate::schedule::instructions::{DecoderPrompt, Instructions, LookedUp};
 use crate::schedule::text;
 
 /// What requests are checked against: bounds that cannot change while the engine runs.
@@ -144,7 +144,7 @@ pub fn resolve(
     manifest: &Manifest,
     snapshot: &Arc<Snapshot>,
     bounds: &Bounds,
-    looked: Looked<'_>,
+    looked_up: &LookedUp,
 ) -> Result<Resolved, Refusal> {
     let catalog = &**snapshot.catalog();
     let allowed = snapshot.allowed(request.view.as_deref());
@@ -160,7 +160,7 @@ pub fn resolve(
     let decoder_prompt = match &bounds.instructions {
         Some(instructions) => {
             let trigger = request.trigger.as_ref().map(|item| trigger(catalog, item)).transpose()?;
-            instructions.prompt(&request, trigger, looked, catalog, manifest)
+            instructions.prompt(&request, trigger, looked_up, catalog, manifest)
         }
         None => DecoderPrompt::default(),
     };

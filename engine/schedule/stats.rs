@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::request::{Answer, Policy, RefusalKind, StageTimings};
 use crate::schedule::histogram::{Histogram, HistogramSnapshot, REQUEST_BOUNDS, ROW_BOUNDS, STAGE_BOUNDS_US};
+use crate::store::StoreCounts;
 
 /// All counters since start, and a few gauges.
 #[derive(Debug)]
@@ -150,6 +151,8 @@ pub struct EngineCounts {
     pub catalog: String,
     /// Items that are delisted in it.
     pub delisted: u64,
+    /// What became of look-ups of instructions, where there is a store.
+    pub store: Option<StoreCounts>,
     /// Scenarios in force.
     pub scenarios: u64,
     /// New scenario files taken since start.
@@ -162,6 +165,14 @@ pub struct EngineCounts {
     pub weights_replaced: u64,
     /// Attempts to replace them that failed.
     pub weights_failed: u64,
+}
+
+fn store_json(counts: StoreCounts) -> serde_json::Value {
+    serde_json::json!({
+        "lookups": counts.lookups, "hits": counts.hits, "missing": counts.missing, "expired": counts.expired,
+        "bad": counts.bad, "failed": counts.failed, "timeouts": counts.timeouts, "breaker_opened": counts.breaker_opened,
+        "breaker": counts.breaker.name(),
+    })
 }
 
 impl EngineCounts {
@@ -193,6 +204,7 @@ impl EngineCounts {
             "ready": self.ready,
             "catalog": self.catalog,
             "delisted": self.delisted,
+            "store": self.store.map(store_json),
             "scenarios": self.scenarios,
             "scenario_reloads": {"applied": self.scenarios_applied, "refused": self.scenarios_refused},
             "policy": {"number": self.policy.number, "version": self.policy.version},

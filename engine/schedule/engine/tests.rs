@@ -63,7 +63,7 @@ fn engine(panic_at: Option<u64>) -> Engine {
     let prepare: Prepare = Box::new(|_, _| Err(LoadError::EmptyCatalog));
     let replacer = Replacer::new(Policy::default(), prepare, Arc::clone(&parts.opening), to_swap);
     let followers = Some(Followers { journal, scenarios });
-    Engine::launch(Loaded { host, parts, followers, facts, replacer }, Limits::default()).unwrap()
+    Engine::launch(Loaded { host, parts, followers, facts, replacer }, Limits::default(), None).unwrap()
 }
 
 fn request(id: usize) -> Request {

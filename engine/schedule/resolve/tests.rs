@@ -3,12 +3,11 @@
 use super::*;
 use crate::catalog::{CatalogBuilder, Change, NewItem, View};
 use crate::export::Manifest;
-use crate::request::Origin;
 use crate::sampling::SamplingKind;
 use crate::schedule::core::simulation::fakes::export;
 
 /// No store.
-const NOBODY: Looked<'_> = &|_| (Origin::Missing, None);
+const NOBODY: &LookedUp = &Vec::new();
 
 const BOUNDS: Bounds = Bounds {
     instructions: None,
