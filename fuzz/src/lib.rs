@@ -6,6 +6,7 @@
 
 mod catalog;
 mod client;
+mod instruction;
 mod manifest;
 mod scratch;
 mod weights;
@@ -22,6 +23,7 @@ pub const TARGETS: &[Target] = &[
     ("safetensors", weights::safetensors),
     ("catalog", catalog::catalog),
     ("catalog_source", catalog::catalog_source),
+    ("instruction", instruction::instruction),
 ];
 
 /// Runs the target `name`.

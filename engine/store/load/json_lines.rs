@@ -120,14 +120,12 @@ impl Source for Lines {
     fn parser(&self) -> impl Fn(Block, &mut Batch) + Send + Clone + 'static + use<> {
         let defaults = self.defaults.clone();
         move |block, batch| {
-            let mut number = block.first_line;
-            for line in block.text.split(|&byte| byte == b'\n') {
+            for (number, line) in (block.first_line..).zip(block.text.split(|&byte| byte == b'\n')) {
                 let line = if number == 1 { line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line) } else { line };
                 let text = line.trim_ascii();
                 if !text.is_empty() {
                     batch.add(number, |out| write(text, &defaults, out));
                 }
-                number += 1;
             }
         }
     }
