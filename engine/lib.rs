@@ -18,3 +18,4 @@ pub mod sampling;
 pub mod schedule;
 pub mod search;
 pub mod serve;
+pub mod store;

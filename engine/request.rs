@@ -65,9 +65,9 @@ pub struct Request {
     pub id: u64,
     /// What the model reads.
     pub history: History,
-    /// Beam width, at least 1; how many semantic IDs are drawn when they are sampled.
+    /// Beam width, at least 1; how many semantic IDs are drawn when they are sampled. With a scenario, 0 = the scenario's.
     pub beams: u32,
-    /// How many semantic IDs to return, at most `beams`.
+    /// How many semantic IDs to return, at most `beams`. With a scenario, 0 = the scenario's.
     pub top: u32,
     /// At most this many items of each semantic ID, in weight order; `None` = all allowed ones.
     pub max_items_per_sid: Option<u32>,
@@ -85,7 +85,7 @@ pub struct Request {
     pub user: Option<String>,
     /// Candidate pool to recommend from.
     pub view: Option<String>,
-    /// Scenario bundle to apply.
+    /// Scenario that says what this request leaves open.
     pub scenario: Option<u32>,
     /// The item that the shopper acts on, for a scenario that has a trigger.
     pub trigger: Option<ItemRef>,
@@ -188,6 +188,17 @@ pub struct Provenance {
     pub device: String,
     /// `f32` or `bf16`.
     pub dtype: String,
+    /// The weights.
+    pub policy: Policy,
+}
+
+/// Which weights computed an answer: all of it, from the first token to the last score.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// 0 for the weights of the export; each attempt to replace them takes the next number.
+    pub number: u64,
+    /// What whoever put them there calls them; the export's version for its own.
+    pub version: String,
 }
 
 /// Where an instruction of the decoder's prompt came from.

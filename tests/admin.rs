@@ -14,3 +14,5 @@ mod pages;
 mod served;
 #[path = "admin/support.rs"]
 mod support;
+#[path = "admin/weights.rs"]
+mod weights;

@@ -1,10 +1,10 @@
-//! `docs/sidereal.schema.json` and the manifest's parser say the same: a good manifest is mutated in every place, and the two
-//! must agree on each. `Contradiction`s are the parser's alone: values that are each fine but not together.
+//! `docs/sidereal.schema.json` and the manifest's parser say the same, `docs/scenarios.schema.json` and that of scenarios too: a good
+//! file is mutated in every place, and the two must agree on each. `Contradiction`s are the parser's alone: values that are each fine but not together.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use sidereal::export::{ExportError, Manifest};
+use sidereal::export::{ExportError, Manifest, Scenarios};
 
 /// Every key, so that every key is mutated.
 const FULL: &str = r#"{
@@ -26,7 +26,14 @@ const HEADS: &str = r#"{
   "score": "level_head", "heads": ["heads.0.weight", "heads.1.weight"]
 }"#;
 
-/// The only pattern of the schema: no control characters.
+/// Scenarios with every key.
+const SCENARIOS: &str = r#"{"scenarios": [
+  {"id": 0, "name": "home", "view": "home", "beams": 3, "top": 2, "max_items_per_sid": 2, "deadline_ms": 0.5,
+   "instructions": {"hint": "required", "reasoning": "default"}},
+  {"id": 4294967295}
+]}"#;
+
+/// The only pattern of the schemas: no control characters.
 const PATTERN: &str = r"^[^\u0000-\u001f\u007f-\u009f]*$";
 
 fn docs(name: &str) -> String {
@@ -70,10 +77,10 @@ fn accepts(root: &Value, schema: &Value, value: &Value) -> bool {
         "properties" => {
             rule.as_object().unwrap().iter().all(|(key, rule)| value.get(key).is_none_or(|v| accepts(root, rule, v)))
         }
-        "additionalProperties" => {
-            assert_eq!(rule, false);
-            value.as_object().is_none_or(|map| map.keys().all(|key| schema["properties"].get(key).is_some()))
-        }
+        "additionalProperties" => value.as_object().is_none_or(|map| {
+            let mut others = map.iter().filter(|(key, _)| schema["properties"].get(key.as_str()).is_none());
+            others.all(|(_, value)| rule.is_object() && accepts(root, rule, value))
+        }),
         "oneOf" => rule.as_array().unwrap().iter().filter(|schema| accepts(root, schema, value)).count() == 1,
         other => panic!("the test does not know the keyword {other}"),
     })
@@ -91,6 +98,7 @@ fn mutations(value: &Value) -> Vec<Value> {
         json!(9),
         json!(-1),
         json!(0.5),
+        json!(0.0001),
         json!(16.5),
         json!(65536),
         json!(65537),
@@ -102,6 +110,7 @@ fn mutations(value: &Value) -> Vec<Value> {
         json!(""),
         json!("x"),
         json!("level_norm"),
+        json!("default"),
         json!("a\u{85}b"),
         json!("é".repeat(128)),
         json!("x".repeat(129)),
@@ -160,37 +169,58 @@ fn with(map: &serde_json::Map<String, Value>, key: &str, value: Option<Value>) -
 }
 
 /// Holds schema and parser against each other; true if both accept.
-fn agree(schema: &Value, manifest: &Value) -> bool {
-    let by_schema = accepts(schema, schema, manifest);
-    match Manifest::parse(Path::new("sidereal.json"), &manifest.to_string()) {
-        Ok(_) => assert!(by_schema, "the parser accepts, the schema does not: {manifest}"),
+fn agree(schema: &Value, file: &Value, parse: Parser) -> bool {
+    let by_schema = accepts(schema, schema, file);
+    match parse(&file.to_string()) {
+        Ok(()) => assert!(by_schema, "the parser accepts, the schema does not: {file}"),
         Err(ExportError::Contradiction { .. }) => return false,
-        Err(error) => assert!(!by_schema, "the schema accepts, the parser does not ({error}): {manifest}"),
+        Err(error) => assert!(!by_schema, "the schema accepts, the parser does not ({error}): {file}"),
     }
     by_schema
 }
 
-#[test]
-fn schema_and_parser_agree_on_every_mutation() {
-    let schema: Value = serde_json::from_str(&docs("sidereal.schema.json")).unwrap();
-    let manifests = [FULL, HEADS].map(|text| serde_json::from_str::<Value>(text).unwrap());
-    assert!(manifests.iter().all(|manifest| agree(&schema, manifest)));
-    let all: Vec<Value> = manifests.iter().flat_map(mutations).collect();
-    let accepted = all.iter().filter(|manifest| agree(&schema, manifest)).count();
-    assert!(all.len() > 1000 && accepted > 100 && accepted < all.len() / 2, "{accepted} of {}", all.len());
+type Parser = fn(&str) -> Result<(), ExportError>;
+
+fn manifest(text: &str) -> Result<(), ExportError> {
+    Manifest::parse(Path::new("sidereal.json"), text).map(drop)
 }
 
-/// Every manifest shown in the documentation is one.
+fn scenarios(text: &str) -> Result<(), ExportError> {
+    Scenarios::parse(Path::new("scenarios.json"), text).map(drop)
+}
+
+/// Mutates `good` files; at least so many must come out, and so many of them accepted by both.
+fn agree_on_every_mutation(schema: &str, good: &[&str], parse: Parser, least: [usize; 2]) {
+    let schema: Value = serde_json::from_str(&docs(schema)).unwrap();
+    let good: Vec<Value> = good.iter().map(|text| serde_json::from_str(text).unwrap()).collect();
+    assert!(good.iter().all(|file| agree(&schema, file, parse)));
+    let all: Vec<Value> = good.iter().flat_map(mutations).collect();
+    let accepted = all.iter().filter(|file| agree(&schema, file, parse)).count();
+    assert!(all.len() > least[0] && accepted > least[1] && accepted < all.len() / 2, "{accepted} of {}", all.len());
+}
+
 #[test]
-fn the_documented_manifests_parse() {
-    let schema: Value = serde_json::from_str(&docs("sidereal.schema.json")).unwrap();
+fn schema_and_parser_agree_on_every_mutation() {
+    agree_on_every_mutation("sidereal.schema.json", &[FULL, HEADS], manifest, [1000, 100]);
+    agree_on_every_mutation("scenarios.schema.json", &[SCENARIOS], scenarios, [300, 30]);
+}
+
+/// Every manifest and every file of scenarios shown in the documentation is one.
+#[test]
+fn the_documented_files_parse() {
     let text = docs("export-format.md");
     let blocks: Vec<&str> = text.split("```json\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    let manifests: Vec<&&str> = blocks.iter().filter(|block| block.contains("\"sidereal\"")).collect();
-    assert!(manifests.len() >= 2, "{}", manifests.len());
-    for manifest in manifests {
-        Manifest::parse(Path::new("docs/export-format.md"), manifest).unwrap();
-        assert!(agree(&schema, &serde_json::from_str(manifest).unwrap()), "{manifest}");
+    for (key, schema, parse, least) in [
+        ("\"sidereal\"", "sidereal.schema.json", manifest as Parser, 2),
+        ("\"scenarios\"", "scenarios.schema.json", scenarios as Parser, 1),
+    ] {
+        let schema: Value = serde_json::from_str(&docs(schema)).unwrap();
+        let files: Vec<&&str> = blocks.iter().filter(|block| block.contains(key)).collect();
+        assert!(files.len() >= least, "{}", files.len());
+        for file in files {
+            parse(file).unwrap();
+            assert!(agree(&schema, &serde_json::from_str(file).unwrap(), parse), "{file}");
+        }
     }
 }
 
@@ -219,6 +249,14 @@ fn every_key_is_documented() {
         "heads",
         "length_penalty",
         "catalog",
+        "scenarios",
+        "id",
+        "view",
+        "beams",
+        "top",
+        "max_items_per_sid",
+        "deadline_ms",
+        "instructions",
     ];
     for key in keys {
         assert!(text.contains(&format!("| `{key}` |")), "docs/export-format.md has no row for `{key}`");

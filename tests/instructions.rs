@@ -288,6 +288,29 @@ fn wrong_instructions_are_refused_by_name() {
 }
 
 #[test]
+fn a_scenario_may_require_an_instruction() {
+    let exported = with_instructions();
+    let scenarios = json!({"scenarios": [
+        {"id": 3, "name": "home", "instructions": {"mood": "required", "did": "default"}},
+        {"id": 12}
+    ]});
+    std::fs::write(exported.path().join("scenarios.json"), scenarios.to_string()).unwrap();
+    let engine = started(&exported, 1);
+    let refusal = engine.recommend(Request { scenario: Some(3), ..request(1) }).unwrap_err();
+    assert_eq!(refusal.kind, RefusalKind::BadRequest);
+    assert!(refusal.message.contains("\"mood\" is missing; scenario 3 (\"home\") requires it"), "{refusal}");
+    let mood = vec![("mood".to_owned(), InstructionValue::Vector(vec![1.0, 0.0, 0.0]))];
+    let home = engine.recommend(Request { scenario: Some(3), instructions: mood, ..request(1) }).unwrap();
+    assert_eq!(home.instructions[1].origin, Origin::Given);
+    // A scenario of the file that the decoder has no row for gets the default, and the reply says so.
+    let twelve = engine.recommend(Request { scenario: Some(12), ..request(1) }).unwrap();
+    assert_eq!(twelve.instructions[0].origin, Origin::Missing);
+    // The file says which scenarios there are.
+    let refusal = engine.recommend(Request { scenario: Some(7), ..request(1) }).unwrap_err();
+    assert!(refusal.kind == RefusalKind::Unsupported && refusal.message.contains("scenario 7"), "{refusal}");
+}
+
+#[test]
 fn an_export_that_lacks_what_its_instructions_need_does_not_load() {
     let load = |exported: &tempfile::TempDir| {
         let config = sidereal::schedule::EngineConfig::new(exported.path());

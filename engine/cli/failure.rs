@@ -8,6 +8,8 @@ use crate::export::ExportError;
 use crate::model::ModelError;
 use crate::schedule::LoadError;
 use crate::serve::ServeError;
+use crate::store::StoreError;
+use crate::store::load::LoadError as StoreLoadError;
 
 /// What an exit code means. 0 is "good" and needs no name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,5 +146,28 @@ impl From<ServeError> for Failure {
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Failure {
         Failure::environment(error.to_string())
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        match error {
+            StoreError::NotAStore { .. } => Failure::bad(error.to_string()),
+            StoreError::Address { .. } | StoreError::NoTtl { .. } | StoreError::Key(_) => {
+                Failure::usage(error.to_string())
+            }
+            error => Failure::environment(error.to_string()),
+        }
+    }
+}
+
+impl From<StoreLoadError> for Failure {
+    fn from(error: StoreLoadError) -> Failure {
+        match error {
+            StoreLoadError::Store(error) => error.into(),
+            StoreLoadError::Header(error) => error.into(),
+            StoreLoadError::Read { .. } | StoreLoadError::Map(_) => Failure::environment(error.to_string()),
+            error => Failure::bad(error.to_string()),
+        }
     }
 }

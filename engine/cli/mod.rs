@@ -10,6 +10,7 @@ mod check;
 mod demo;
 mod eval;
 mod failure;
+mod instructions;
 mod logging;
 mod measure;
 mod metrics;
@@ -55,6 +56,7 @@ enum Command {
     Eval(eval::EvalArgs),
     Bench(Box<bench::BenchArgs>),
     Catalog(catalog::CatalogArgs),
+    Instructions(instructions::InstructionsArgs),
 }
 
 /// Runs the command line of this process.
@@ -96,6 +98,7 @@ fn run(command: &Command, log: &LogArgs) -> Result<(), Failure> {
         Command::Eval(args) => eval::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Catalog(args) => catalog::run(args),
+        Command::Instructions(args) => instructions::run(args),
     }
 }
 

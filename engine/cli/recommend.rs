@@ -20,7 +20,8 @@ const MAX_LINE_BYTES: u64 = 64 << 20;
 /// Reads JSON lines such as {"id":1,"items":[5,9],"beams":128,"top":10,"deny":[7]} and writes one line for each, in order:
 /// {"id":1,"results":[{"sid":[1,2,3],"score":-1.2,"items":[7,9]}],...} or {"id":1,"error":{"kind":..,"message":..}}. A
 /// history is given as "items" (ids), "keys" (strings) or "tokens" (the complete prompt). Also known: max_items_per_sid,
-/// deny_history, strict, with_text, deadline_ms, view, user, scenario, sample, logprobs. Exits with 1 if any line got an error.
+/// deny_history, strict, with_text, deadline_ms, view, user, scenario (it says what its line leaves out), sample, logprobs. Exits
+/// with 1 if any line got an error.
 #[derive(Debug, Args)]
 pub struct RecommendArgs {
     /// Export directory
@@ -28,10 +29,10 @@ pub struct RecommendArgs {
     /// File of requests, or - for stdin
     #[arg(long, value_name = "FILE|-")]
     pub requests: PathBuf,
-    /// Beam width of requests that name none
+    /// Beam width of requests that name neither it nor a scenario
     #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub beams: u32,
-    /// Semantic IDs returned to requests that name no number
+    /// Semantic IDs returned to requests that name neither a number nor a scenario
     #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub top: u32,
     /// Requests in flight

@@ -14,7 +14,7 @@ use crate::request::{
 };
 use crate::sampling::{LogProb, Sampling, SamplingKind};
 
-/// What a line that leaves them out gets.
+/// What a line that leaves them out gets, unless it names a scenario.
 #[derive(Clone, Copy, Debug)]
 pub struct Defaults {
     /// Beam width.
@@ -242,12 +242,19 @@ fn build(line: Line, id: u64, defaults: Defaults) -> Result<Request, String> {
         Some(ms) => return Err(format!("key \"deadline_ms\": {ms} is not a time left; it must be above 0")),
         None => None,
     };
-    let beams = line.beams.unwrap_or(defaults.beams);
+    // 0 stands for the scenario's own.
+    let (beams, top) = match line.scenario {
+        Some(_) => (line.beams.unwrap_or(0), line.top.unwrap_or(0)),
+        None => {
+            let beams = line.beams.unwrap_or(defaults.beams);
+            (beams, line.top.unwrap_or(defaults.top.min(beams)))
+        }
+    };
     Ok(Request {
         id,
         history,
         beams,
-        top: line.top.unwrap_or(defaults.top.min(beams)),
+        top,
         max_items_per_sid: line.max_items_per_sid,
         deny,
         deny_history: line.deny_history.unwrap_or(false),
@@ -300,6 +307,7 @@ enum Reply<'a> {
         catalog: &'a str,
         device: &'a str,
         dtype: &'a str,
+        policy: PolicyJson<'a>,
         timings: TimingsJson,
     },
     Error {
@@ -354,6 +362,12 @@ enum ItemJson<'a> {
 }
 
 #[derive(Serialize)]
+struct PolicyJson<'a> {
+    number: u64,
+    version: &'a str,
+}
+
+#[derive(Serialize)]
 struct ErrorJson<'a> {
     kind: &'a str,
     message: &'a str,
@@ -404,6 +418,7 @@ pub fn answer_line(id: u64, answer: &Answer, with_text: bool) -> String {
             catalog: &good.provenance.catalog,
             device: &good.provenance.device,
             dtype: &good.provenance.dtype,
+            policy: PolicyJson { number: good.provenance.policy.number, version: &good.provenance.policy.version },
             timings: good.timings.into(),
         },
         Err(refusal) => {
@@ -465,6 +480,10 @@ mod tests {
         let request = parse(r#"{"keys":["a"],"deny":[]}"#, 9, DEFAULTS).unwrap();
         assert_eq!(request.deny, ItemRefs::Keys(vec![]));
         assert_eq!((request.beams, request.top), (50, 10));
+        for (text, beams, top) in [("", 0, 0), (r#","beams":7"#, 7, 0), (r#","top":3"#, 0, 3)] {
+            let request = parse(&format!(r#"{{"tokens":[5],"scenario":0{text}}}"#), 9, DEFAULTS).unwrap();
+            assert_eq!((request.scenario, request.beams, request.top), (Some(0), beams, top));
+        }
     }
 
     #[test]

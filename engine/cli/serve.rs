@@ -67,12 +67,15 @@ pub struct ServeArgs {
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Admin pages")]
 pub struct AdminArgs {
-    /// Show /metrics, /healthz, /readyz, /stats and a status page over HTTP at HOST:PORT or unix:PATH [default: off]
+    /// Show /metrics, /healthz, /readyz, /stats, /weights and a status page over HTTP at HOST:PORT or unix:PATH [default: off]
     #[arg(long, value_name = "ADDRESS")]
     pub admin: Option<Address>,
     /// Let other machines read them: nobody is asked who they are
     #[arg(long, requires = "admin")]
     pub admin_open: bool,
+    /// Let programs on this machine replace the weights: POST /weights with {"path": .., "version": ..}
+    #[arg(long, requires = "admin", conflicts_with = "admin_open")]
+    pub admin_weights: bool,
 }
 
 impl AdminArgs {
@@ -80,6 +83,7 @@ impl AdminArgs {
         let Some(listen) = &self.admin else { return Ok(None) };
         let mut config = AdminConfig::new(listen.clone());
         config.reach = if self.admin_open { AdminReach::Anybody } else { AdminReach::ThisMachine };
+        config.weights = self.admin_weights;
         Ok(Some(Admin::start(&config, Arc::clone(board))?))
     }
 }

@@ -1,12 +1,18 @@
 //! What every device checks of a weight before it packs it, and of a descriptor before it writes it.
 
-use super::{Cohort, CohortPlan, DeviceError, HeadMatrix, HeadSource, LinearSource, TokenBatch};
+use super::{
+    Cohort, CohortPlan, CohortRequest, DeviceError, ExpertsSource, HeadMatrix, HeadSource, LinearSource, ListPlan,
+    TokenBatch,
+};
 use crate::catalog::NodeMask;
 use crate::export::TensorView;
 use crate::sampling::Sampling;
 
 /// Most levels that a semantic ID may have; bounds the ban lists of a request.
 pub(crate) const MAX_LEVELS: usize = 8;
+
+/// Most semantic IDs of a list: a beam's own are looked through for every child.
+pub const MAX_LIST_ITEMS: usize = 32;
 
 fn bad(op: &'static str, reason: String) -> DeviceError {
     DeviceError::Failed { op, reason }
@@ -72,6 +78,53 @@ impl LinearSource {
     /// The bias of each row of the stacked weight; empty if there is none.
     pub(crate) fn stacked_bias(&self) -> Vec<f32> {
         self.biases.iter().flat_map(TensorView::to_f32).collect()
+    }
+}
+
+/// What a layer's experts amount to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ExpertsShape {
+    /// Experts.
+    pub(crate) experts: usize,
+    /// Width of the residual stream.
+    pub(crate) hidden: usize,
+    /// Feed-forward width of an expert.
+    pub(crate) inner: usize,
+    /// Two input matrices an expert.
+    pub(crate) gated: bool,
+}
+
+impl ExpertsSource {
+    /// Experts that a layer may have.
+    pub(crate) const EXPERTS: std::ops::RangeInclusive<usize> = 2..=64;
+
+    /// Checks that the router and the experts fit each other, and that a row can have as many experts as the rule says.
+    pub(crate) fn check(&self) -> Result<ExpertsShape, DeviceError> {
+        expect_matrix(&self.router, "a router is [experts, hidden]")?;
+        let (experts, hidden) = (self.experts.len(), self.router.cols());
+        if !Self::EXPERTS.contains(&experts) || self.router.rows() != experts {
+            let reason = format!("{} rows for {experts} experts; a layer has 2 to 64", self.router.rows());
+            return Err(bad_weight(&self.router, reason));
+        }
+        if !(1..=experts).contains(&self.routing.top_k) {
+            let reason = format!("{} experts of a row, out of {experts}", self.routing.top_k);
+            return Err(bad_weight(&self.router, reason));
+        }
+        let (inner, gated) = (self.experts[0].input[0].rows(), self.experts[0].input.len() == 2);
+        for expert in &self.experts {
+            assert_eq!(expert.input.len(), 1 + usize::from(gated), "experts: input matrices of each");
+            for input in &expert.input {
+                if input.shape() != [inner, hidden] {
+                    let reason = format!("an expert's input is [{inner}, {hidden}], not {:?}", input.shape());
+                    return Err(bad_weight(input, reason));
+                }
+            }
+            if expert.output.shape() != [hidden, inner] {
+                let reason = format!("an expert's output is [{hidden}, {inner}], not {:?}", expert.output.shape());
+                return Err(bad_weight(&expert.output, reason));
+            }
+        }
+        Ok(ExpertsShape { experts, hidden, inner, gated })
     }
 }
 
@@ -154,11 +207,29 @@ impl TokenBatch {
     }
 }
 
+impl ListPlan {
+    /// Checks that lists are no longer than any device holds.
+    pub(crate) fn check(&self) -> Result<(), DeviceError> {
+        let ListPlan { items, levels } = *self;
+        if (1..=MAX_LIST_ITEMS).contains(&items) && (1..=MAX_LEVELS).contains(&levels) {
+            return Ok(());
+        }
+        let most = format!("1 to {MAX_LIST_ITEMS} of 1 to {MAX_LEVELS}");
+        Err(bad("cohort_lane", format!("lists of {items} semantic IDs of {levels} levels; {most}")))
+    }
+}
+
 impl Cohort {
+    /// Semantic IDs that each beam becomes.
+    pub(crate) fn items(&self) -> usize {
+        self.requests.first().map_or(1, CohortRequest::items)
+    }
+
     /// Checks that the requests stand one behind the other in a lane of this plan, over `slots` slots and `masks` masks.
     pub(crate) fn check(&self, plan: &CohortPlan, (slots, masks): (usize, usize)) -> Result<(), DeviceError> {
         let op = "write_cohort";
-        let CohortPlan { rows, requests, banned_nodes, .. } = *plan;
+        let CohortPlan { rows, requests, banned_nodes, lists, .. } = *plan;
+        let most_items = lists.map_or(1, |lists| lists.items);
         let banned: usize = self.requests.iter().flat_map(|request| &request.banned_nodes).map(Vec::len).sum();
         if self.requests.len() > requests || banned > banned_nodes {
             let wanted = self.requests.len();
@@ -173,6 +244,11 @@ impl Cohort {
             }
             if beams > 1 << 16 {
                 return Err(bad(op, format!("request {index}: {beams} beams; a parent's rank has 16 bits")));
+            }
+            let (items, first_items) = (request.items(), self.requests[0].items());
+            if items != first_items || items > most_items {
+                let beside = format!("a list of {items} beside one of {first_items} in a lane of {most_items}");
+                return Err(bad(op, format!("request {index}: {beside}")));
             }
             if request.banned_nodes.len() > MAX_LEVELS {
                 let levels = request.banned_nodes.len();

@@ -40,7 +40,8 @@ use crate::catalog::{Catalog, NodeMask};
 use crate::export::TensorView;
 use crate::sampling::{LogProb, Sampling};
 
-pub(crate) use checks::{MAX_LEVELS, check_dense, check_mask, expect_matrix, read_vector};
+pub use checks::MAX_LIST_ITEMS;
+pub(crate) use checks::{ExpertsShape, MAX_LEVELS, check_dense, check_mask, expect_matrix, read_vector};
 pub(crate) use marks::Marks;
 
 /// Element type of a buffer.
@@ -221,6 +222,17 @@ pub struct CohortPlan {
     pub requests: usize,
     /// Banned nodes of all requests and levels together.
     pub banned_nodes: usize,
+    /// Lists, where a search may go on after its first semantic ID.
+    pub lists: Option<ListPlan>,
+}
+
+/// Room for lists of semantic IDs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListPlan {
+    /// Semantic IDs of the longest list: 1 to [`MAX_LIST_ITEMS`].
+    pub items: usize,
+    /// Levels of a semantic ID.
+    pub levels: usize,
 }
 
 /// Which live rows an operation covers. The device reads the count from the lane's descriptor.
@@ -301,6 +313,15 @@ pub struct CohortRequest {
     pub sampling: Option<Sampling>,
     /// Read each level's log-probabilities with the beams.
     pub log_probs: bool,
+    /// Semantic IDs of each beam's list: the same for all requests of a cohort. 0 and 1 are a search for one.
+    pub list: u32,
+}
+
+impl CohortRequest {
+    /// Semantic IDs that each beam becomes.
+    pub fn items(&self) -> usize {
+        self.list.max(1) as usize
+    }
 }
 
 /// Requests searched together. `write_cohort` also resets the lane's beam state: each request starts with one live beam at
@@ -314,8 +335,10 @@ pub struct Cohort {
 /// A finished beam.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Beam {
-    /// Leaf of the trie (node id at the last level).
+    /// Leaf of the trie (node id at the last level): the last one of a list.
     pub leaf: u32,
+    /// Leaves of a list before the last, in order.
+    pub earlier: Vec<u32>,
     /// Sum of raw log-probabilities, before any length penalty.
     pub score: f32,
     /// Perturbed log-probability, where beams are distinct samples.
@@ -720,9 +743,13 @@ pub struct HeadArgs {
 /// children. The best `beams` of each request are kept by (score descending, parent rank ascending, code
 /// ascending), exactly as brute force would. A score of NaN counts as negative infinity: the child stays legal, behind all
 /// others. With sampling, children are drawn from the softmax of logit / temperature over each beam's legal children instead:
-/// one for each beam (at level 0: for each of `beams` sequences), or `beams` without replacement, best perturbed
+/// one for each beam (at the first step: for each of `beams` sequences), or `beams` without replacement, best perturbed
 /// log-probability first; scores still sum (logit - lognorm). The beam state then holds the children: node, score, next token, parent; the
 /// ancestor table follows. A request whose trie runs out keeps fewer than `beams`.
+///
+/// In a list, every beam starts at the root again after its last level, and no semantic ID comes twice: a child is not legal for a
+/// beam when each leaf below it that the request may have is in the beam's list already. Noise is a function of the step instead of
+/// the level.
 #[derive(Clone, Copy, Debug)]
 pub struct ExpandArgs {
     /// The cohort.
@@ -731,7 +758,9 @@ pub struct ExpandArgs {
     pub trie: TrieId,
     /// Gives the token of each code.
     pub head: Head,
-    /// Level being chosen, from 0. At level 0 logits rows are request rows and every request has its one root beam.
+    /// Which semantic ID of the lists is being chosen, from 0.
+    pub item: usize,
+    /// Level being chosen, from 0. At level 0 of item 0 logits rows are request rows and every request has its one root beam.
     pub level: usize,
     /// From [`Device::head`].
     pub logits: Tensor,
@@ -820,9 +849,9 @@ pub trait Device: Send {
     /// Fills a cohort lane and resets its beam state.
     fn write_cohort(&mut self, lane: CohortLane, cohort: &Cohort) -> Result<(), DeviceError>;
 
-    /// Enqueues what `body` enqueues: step `step` of the cohort in `lanes` (its beams and its prefixes). For equal lanes and
-    /// step, `body` must enqueue the same operations every time, so that a device may record them once and replay them;
-    /// `body` then does not run.
+    /// Enqueues what `body` enqueues: step `step` of the cohort in `lanes` (its beams and its prefixes). For equal lanes, step
+    /// and length of the cohort's lists, `body` must enqueue the same operations every time, so that a device may record them
+    /// once and replay them; `body` then does not run.
     fn replay(
         &mut self,
         lanes: (CohortLane, TokenLane),

@@ -33,6 +33,17 @@ impl Checkpoint {
         Ok(Checkpoint { dir: dir.to_owned(), config, model_type, weights })
     }
 
+    /// The same model with other weights: of a safetensors file, whatever its name, or of a directory that holds them as an
+    /// export does.
+    ///
+    /// # Errors
+    /// Nothing is there, or no safetensors weights. Whether they are this model's is for its family to say.
+    pub fn with_weights(&self, path: &Path) -> Result<Checkpoint, ExportError> {
+        let weights = if path.is_dir() { Weights::open(path)? } else { Weights::open_single(path.to_owned())? };
+        let (config, model_type) = (self.config.clone(), self.model_type.clone());
+        Ok(Checkpoint { dir: self.dir.clone(), config, model_type, weights })
+    }
+
     /// The directory.
     pub fn dir(&self) -> &Path {
         &self.dir

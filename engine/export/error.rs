@@ -381,6 +381,19 @@ pub enum ExportError {
         /// What is there.
         found: Box<[usize]>,
     },
+    /// A tensor with an infinite number, or with what is none.
+    #[error(
+        "{path}: tensor `{name}`: value {at} is not finite; the training run or the conversion broke it",
+        name = shown(name)
+    )]
+    TensorNotFinite {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Which element, counted row-major.
+        at: usize,
+    },
 
     // -- Catalogue and goldens ----------------------------------------------------------------------------------------
     /// The manifest's `catalog`, or several sources, cannot be used.

@@ -20,14 +20,14 @@ const LENGTH_BYTES: usize = 8;
 /// One tensor of a file. The range lies inside the file and holds exactly the shape's elements; the product of the
 /// shape's non-zero dimensions fits `usize`.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     pub dtype: Dtype,
     pub shape: Vec<usize>,
     pub range: Range<usize>,
 }
 
 /// Every tensor of the file `bytes`, by name.
-pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, Entry>, ExportError> {
+pub(crate) fn read(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, Entry>, ExportError> {
     let header_bytes = header_length(path, bytes)?;
     let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| explain(path, bytes, header_bytes, error))?;
     let begin = LENGTH_BYTES + header_bytes;

@@ -75,7 +75,7 @@ impl Manifest {
     }
 }
 
-/// A name or a version: it travels in replies.
+/// A name as messages and replies carry it.
 pub(super) fn name(node: &Node<'_>) -> Result<String, ExportError> {
     let expected = format!("a string of 1 to {MAX_NAME_CHARS} characters without control characters");
     let text = node.text(&expected)?;

@@ -19,6 +19,7 @@ mod json;
 mod manifest;
 mod manifest_parse;
 mod prompt;
+mod scenarios;
 mod source;
 mod tensor;
 mod tokenizer;
@@ -33,8 +34,10 @@ pub use config::ConfigReader;
 pub use error::ExportError;
 pub use golden::{Forced, GOLDEN_CASES, GoldenCase, read_goldens};
 pub use instructions::{Instruction, InstructionSource, MAX_INSTRUCTIONS};
+pub(crate) use header::{Entry as TensorPlace, read as tensor_places};
 pub use manifest::{CODES, End, LEVELS, Level, LevelTokens, MANIFEST, Manifest, ScoreMode};
 pub use prompt::PromptTemplate;
+pub use scenarios::{InstructionRule, SCENARIOS, Scenario, ScenarioBounds, Scenarios};
 pub use source::CatalogSource;
 pub use tensor::{TensorView, WeightDtype, first_non_finite};
 pub use tokenizer::{TOKENIZER, TextTokenizer};
@@ -57,6 +60,14 @@ impl Export {
         let checkpoint = Checkpoint::open(dir)?;
         let manifest = Manifest::open(&checkpoint.dir().join(MANIFEST))?;
         Ok(Export { checkpoint, manifest })
+    }
+
+    /// The same export with the weights at `path`, a safetensors file or a directory that holds them.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::with_weights`].
+    pub fn with_weights(&self, path: &Path) -> Result<Export, ExportError> {
+        Ok(Export { checkpoint: self.checkpoint.with_weights(path)?, manifest: self.manifest.clone() })
     }
 
     /// What a model family needs of it.
@@ -97,6 +108,14 @@ impl Export {
     /// `tokenizer.json`; `None` if there is no such file.
     pub fn tokenizer(&self) -> Result<Option<TextTokenizer>, ExportError> {
         TextTokenizer::open(self.dir())
+    }
+
+    /// `scenarios.json`; `None` if there is no such file.
+    ///
+    /// # Errors
+    /// As [`Scenarios::open`].
+    pub fn scenarios(&self) -> Result<Option<Scenarios>, ExportError> {
+        Scenarios::open(self.dir())
     }
 
     /// The cases of `golden/cases.jsonl`, each checked against the manifest; `None` if there is no such file.

@@ -98,6 +98,15 @@ impl TensorView {
 
     /// Widens row `row` into `out` (`[cols]`).
     pub fn read_row(&self, row: usize, out: &mut [f32]) {
+        self.apply_row(row, out, |value, element| *value = element);
+    }
+
+    /// Adds row `row`, widened, to `out` (`[cols]`).
+    pub fn add_row(&self, row: usize, out: &mut [f32]) {
+        self.apply_row(row, out, |value, element| *value += element);
+    }
+
+    fn apply_row(&self, row: usize, out: &mut [f32], apply: impl Fn(&mut f32, f32)) {
         let row_bytes = self.cols() * self.dtype.bytes();
         let bytes = &self.bytes()[row * row_bytes..][..row_bytes];
         assert_eq!(out.len(), self.cols(), "{}: row width", self.name);
@@ -105,17 +114,17 @@ impl TensorView {
         match self.dtype {
             WeightDtype::F32 => {
                 for (value, b) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
-                    *value = f32::from_le_bytes(*b);
+                    apply(value, f32::from_le_bytes(*b));
                 }
             }
             WeightDtype::F16 => {
                 for (value, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                    *value = f16::from_le_bytes(*b).to_f32();
+                    apply(value, f16::from_le_bytes(*b).to_f32());
                 }
             }
             WeightDtype::Bf16 => {
                 for (value, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                    *value = bf16::from_le_bytes(*b).to_f32();
+                    apply(value, bf16::from_le_bytes(*b).to_f32());
                 }
             }
         }

@@ -11,7 +11,7 @@ use sidereal_ffi::MappedFile;
 
 use super::header::{self, Entry};
 use super::json::{self, Node};
-use super::{ExportError, TensorView, WeightDtype};
+use super::{ExportError, TensorView, WeightDtype, first_non_finite};
 
 /// The single file.
 pub const SINGLE: &str = "model.safetensors";
@@ -58,7 +58,12 @@ impl Weights {
         }
     }
 
+    /// Maps one safetensors file and checks its header.
     pub(super) fn open_single(path: PathBuf) -> Result<Weights, ExportError> {
+        if json::regular_file_bytes(&path)?.is_none() {
+            let advice = "give a safetensors file, or a directory with model.safetensors".to_owned();
+            return Err(ExportError::MissingFile { path, advice });
+        }
         let file = Arc::new(MappedFile::open(&path)?);
         let tensors = header::read(&path, &file)?.into_iter().map(|(name, entry)| (name, (0, entry))).collect();
         Ok(Weights { root: path, files: vec![file], tensors })
@@ -132,6 +137,13 @@ impl Weights {
         Ok(tensor)
     }
 
+    /// The tensor `name`, which must have exactly `shape` and hold finite numbers: all of it is read.
+    pub fn expect_finite(&self, name: &str, shape: &[usize]) -> Result<(), ExportError> {
+        let tensor = self.expect(name, shape)?;
+        let Some(at) = first_non_finite(&tensor) else { return Ok(()) };
+        Err(ExportError::TensorNotFinite { path: self.file_of(name).to_owned(), name: name.to_owned(), at })
+    }
+
     /// Whether there is a tensor `name`, whatever its type.
     pub fn contains(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
@@ -173,13 +185,17 @@ impl Weights {
         ExportError::MissingTensor { path: self.root.clone(), name: name.to_owned(), advice }
     }
 
+    /// The file that holds the tensor `name`.
+    fn file_of(&self, name: &str) -> &Path {
+        self.tensors.get(name).map_or(&*self.root, |(number, _)| self.files[*number].path())
+    }
+
     fn check_shape(&self, tensor: &TensorView, shape: &[usize]) -> Result<(), ExportError> {
         if tensor.shape() == shape {
             return Ok(());
         }
-        let file = self.tensors.get(tensor.name()).map_or(&*self.root, |(number, _)| self.files[*number].path());
         Err(ExportError::TensorShape {
-            path: file.to_owned(),
+            path: self.file_of(tensor.name()).to_owned(),
             name: tensor.name().to_owned(),
             expected: shape.into(),
             found: tensor.shape().into(),

@@ -24,7 +24,7 @@ pub struct Bisection {
 pub struct Divergence {
     /// Recorded name, e.g. `model.layers.0.self_attn.q_proj/out`.
     pub activation: String,
-    /// What computes it: `embedding`, `norm`, `linear`, `attention`, `activation`, `head`.
+    /// What computes it: `embedding`, `norm`, `linear`, `attention`, `router`, `activation`, `head`.
     pub op: &'static str,
     /// |got - expected| / |expected|.
     pub difference: f32,
@@ -79,6 +79,7 @@ impl Walk<'_> {
                     self.linear((source, *epilogue), (x, out), &events[..at])?
                 }
                 Event::Logits { level, x, logits, .. } => self.logits(*level, x, logits)?,
+                Event::Experts { router, x } => self.router(router, x)?,
                 // Its output is the next product's input, and recorded there.
                 Event::Attention(attended) => self.head_norms(attended)?,
             }
@@ -155,6 +156,14 @@ impl Walk<'_> {
             })?;
         }
         Ok(())
+    }
+
+    /// Logits of a router; they are computed again.
+    fn router(&mut self, router: &TensorView, x: &Matrix) -> Result<(), ExportError> {
+        let (weights, got) = (self.export.weights(), x.times(router));
+        self.check(router, "out", "router", &got, |expected| {
+            suspects::product(&Product { weights, weight: router, head_dim: 0, x, got: &got, expected })
+        })
     }
 
     /// Norms of queries and keys are one operation with rotation and storing; what they give is computed again.

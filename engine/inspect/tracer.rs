@@ -11,20 +11,45 @@ use super::matrix::Matrix;
 use crate::catalog::{Catalog, NodeMask};
 use crate::device::{
     Beam, BeamAttentionArgs, Cohort, CohortLane, CohortPlan, Device, DeviceError, DeviceFacts, Dtype, Embedding,
-    Epilogue, ExpandArgs, ForceArgs, Head, HeadArgs, HeadSource, HistoryAttentionArgs, KvPool, KvShape, KvTarget,
-    Linear, LinearArgs, LinearSource, Mark, Mask, NormArgs, OwnShape, OwnSlab, Queue, RelativeBias, RelativeBiasSource,
-    Rope, RopeSource, Rows, SlotPlan, SlotState, Target, Tensor, TokenBatch, TokenLane, TrieId, Vector, WriteKvArgs,
+    Epilogue, ExpandArgs, Experts, ExpertsArgs, ExpertsPlan, ExpertsSource, ExpertsWork, ForceArgs, Head, HeadArgs,
+    HeadSource, HistoryAttentionArgs, KvPool, KvShape, KvTarget, Linear, LinearArgs, LinearSource, Mark, Mask,
+    NormArgs, OwnShape, OwnSlab, Queue, RelativeBias, RelativeBiasSource, Rope, RopeSource, Rows, SlotPlan, SlotState,
+    Target, Tensor, TokenBatch, TokenLane, TrieId, Vector, WriteKvArgs,
 };
 use crate::export::TensorView;
 
 /// One operation.
 #[derive(Clone, Debug)]
 pub(super) enum Event {
-    Embed { table: TensorView, tokens: Vec<u32>, out: Matrix },
-    Norm { weight: TensorView, eps: f32, x: Matrix, out: Matrix },
-    Linear { source: LinearSource, epilogue: Epilogue, x: Matrix, out: Matrix },
+    Embed {
+        table: TensorView,
+        tokens: Vec<u32>,
+        out: Matrix,
+    },
+    Norm {
+        weight: TensorView,
+        eps: f32,
+        x: Matrix,
+        out: Matrix,
+    },
+    Linear {
+        source: LinearSource,
+        epilogue: Epilogue,
+        x: Matrix,
+        out: Matrix,
+    },
     Attention(Box<Attended>),
-    Logits { level: usize, x: Matrix, logits: Matrix, lognorm: f32 },
+    /// What a router read; its logits stay on the device.
+    Experts {
+        router: TensorView,
+        x: Matrix,
+    },
+    Logits {
+        level: usize,
+        x: Matrix,
+        logits: Matrix,
+        lognorm: f32,
+    },
 }
 
 /// An attention over a paged segment, with what is behind the cached keys.
@@ -70,7 +95,11 @@ pub(super) struct Tracer {
     linears: HashMap<Linear, LinearSource>,
     /// The weight, and what was multiplied in.
     vectors: HashMap<Vector, (TensorView, f32)>,
+    /// What was multiplied in by the norm that a buffer was last written by.
+    scales: HashMap<u32, f32>,
     tables: HashMap<Embedding, TensorView>,
+    /// The router.
+    experts: HashMap<Experts, TensorView>,
     biases: HashMap<RelativeBias, Arc<RelativeBiasSource>>,
     ropes: HashMap<Rope, Arc<RopeSource>>,
     head_dims: HashMap<KvPool, usize>,
@@ -88,7 +117,9 @@ impl Tracer {
             trace: Arc::clone(&trace),
             linears: HashMap::new(),
             vectors: HashMap::new(),
+            scales: HashMap::new(),
             tables: HashMap::new(),
+            experts: HashMap::new(),
             biases: HashMap::new(),
             ropes: HashMap::new(),
             head_dims: HashMap::new(),
@@ -195,6 +226,16 @@ impl Device for Tracer {
         Ok(bias)
     }
 
+    fn experts_weight(&mut self, source: &ExpertsSource) -> Result<Experts, DeviceError> {
+        let experts = self.inner.experts_weight(source)?;
+        self.experts.insert(experts, source.router.clone());
+        Ok(experts)
+    }
+
+    fn experts_work(&mut self, plan: ExpertsPlan) -> Result<ExpertsWork, DeviceError> {
+        self.inner.experts_work(plan)
+    }
+
     fn rope(&mut self, source: &RopeSource) -> Result<Rope, DeviceError> {
         let rope = self.inner.rope(source)?;
         self.ropes.insert(rope, Arc::new(source.clone()));
@@ -284,11 +325,16 @@ impl Device for Tracer {
         self.inner.embed_dense(lane, out)
     }
 
+    fn add_positions(&mut self, rows: Rows, table: Embedding, step: usize, out: Tensor) -> Result<(), DeviceError> {
+        self.inner.add_positions(rows, table, step, out)
+    }
+
     fn norm(&mut self, args: &NormArgs) -> Result<(), DeviceError> {
         self.inner.norm(args)?;
         if let Some(live) = self.live(args.rows) {
             let (weight, scale) = self.vectors[&args.weight].clone();
             let (x, out) = (self.read(args.x, live)?, self.read(args.out, live)?);
+            self.scales.insert(args.out.buffer, scale);
             self.keep(Event::Norm { weight, eps: args.eps, x, out: out.map(|value| value / scale) });
         }
         Ok(())
@@ -298,12 +344,24 @@ impl Device for Tracer {
         let Some(live) = self.live(args.rows) else { return self.inner.linear(args) };
         let residual = args.epilogue == Epilogue::Residual;
         let before = if residual { Some(self.read(args.out, live)?) } else { None };
-        let x = self.read(args.x, live)?;
+        // A scale that a norm's weight carries was multiplied in behind the product where it comes from.
+        let scale =
+            self.scales.get(&args.x.buffer).copied().filter(|_| args.epilogue == Epilogue::Store).unwrap_or(1.0);
+        let x = self.read(args.x, live)?.map(|value| value / scale);
         self.inner.linear(args)?;
-        let after = self.read(args.out, live)?;
+        let after = self.read(args.out, live)?.map(|value| value / scale);
         let out = before.map_or_else(|| after.clone(), |before| after.minus(&before));
         let source = self.linears[&args.weight].clone();
         self.keep(Event::Linear { source, epilogue: args.epilogue, x, out });
+        Ok(())
+    }
+
+    fn experts(&mut self, args: &ExpertsArgs) -> Result<(), DeviceError> {
+        let Some(live) = self.live(args.rows) else { return self.inner.experts(args) };
+        let x = self.read(args.x, live)?;
+        self.inner.experts(args)?;
+        let router = self.experts[&args.experts].clone();
+        self.keep(Event::Experts { router, x });
         Ok(())
     }
 

@@ -4,14 +4,17 @@
 //! enqueues three things: prefill of a token batch, the hidden states that start a search, and the hidden states of one
 //! decode step. It never learns what a request, a trie or a score is: heads and selection are `search`'s.
 //!
-//! Adding a family is one file and one line in [`FAMILIES`]. Decoder-only families of one build share `decoder`: their files
-//! say what `config.json` means.
+//! Adding a family is one file and one line in [`FAMILIES`]. Families of one build share `decoder` or `encoder_decoder`: their
+//! files say what `config.json` means.
 
 mod blocks;
 mod decoder;
+mod encoder_decoder;
 mod llama;
+mod oxygenrec;
 mod qwen2;
 mod qwen3;
+mod switch_transformers;
 mod t5;
 
 use crate::device::{CohortLane, Device, DeviceError, Tensor, TokenLane};
@@ -101,7 +104,7 @@ impl Description {
 }
 
 /// What to plan device memory for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
     /// Rows of a prefill batch.
     pub prefill_rows: usize,
@@ -188,7 +191,8 @@ impl Family {
 const OWN_HEAD: &str = "lm_head.weight";
 
 /// Every family that is served.
-pub const FAMILIES: &[Family] = &[llama::FAMILY, qwen2::FAMILY, qwen3::FAMILY, t5::FAMILY];
+pub const FAMILIES: &[Family] =
+    &[llama::FAMILY, oxygenrec::FAMILY, qwen2::FAMILY, qwen3::FAMILY, switch_transformers::FAMILY, t5::FAMILY];
 
 /// The family of a checkpoint.
 ///

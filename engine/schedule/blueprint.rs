@@ -12,6 +12,7 @@ use crate::schedule::load::{DeviceChoice, LoadError};
 use crate::search::{SearchPlan, Searcher};
 
 /// A checked export and how to serve it.
+#[derive(Clone)]
 pub(crate) struct Blueprint {
     pub export: Arc<Export>,
     pub family: &'static Family,
@@ -66,6 +67,7 @@ impl Blueprint {
             requests,
             // A denied item bans at most one node a level.
             banned_nodes: requests * limits.max_denied_items * manifest.levels().len(),
+            lists: None,
         };
         let prefix = manifest.decoder_prefix().map_or(0, |_| capacity.prefix_tokens);
         let mut cohort_lanes = Vec::with_capacity(capacity.cohorts);
@@ -95,6 +97,8 @@ impl Blueprint {
 fn plan_capacity(limits: &Limits, description: &Description, plan: &SearchPlan, element_bytes: usize) -> Capacity {
     let own_steps = plan.own_steps();
     let prompt_tokens = match description.max_positions {
+        // What is generated stands at the decoder's positions, not behind the prompt.
+        Some(positions) if description.encoder_decoder => limits.max_prompt_tokens.min(positions),
         Some(positions) => limits.max_prompt_tokens.min(positions.saturating_sub(own_steps)),
         None => limits.max_prompt_tokens,
     };

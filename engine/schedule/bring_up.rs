@@ -1,30 +1,36 @@
 //! From an export on disk to everything that the engine's threads own.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use crossbeam_channel::bounded;
+
 use crate::catalog::{Journal, Snapshot, View};
-use crate::export::Export;
-use crate::model;
-use crate::request::Provenance;
+use crate::export::{Export, ScenarioBounds};
+use crate::model::{self, Capacity};
+use crate::request::{Policy, Provenance};
 use crate::schedule::EngineFacts;
 use crate::schedule::blueprint::Blueprint;
-use crate::schedule::core::{Geometry, Parts};
-use crate::schedule::engine::{Delistings, EngineConfig};
+use crate::schedule::core::{Geometry, Opening, Parts};
+use crate::schedule::engine::{EngineConfig, Sidecars};
 use crate::schedule::host::Host;
 use crate::schedule::instructions::Instructions;
 use crate::schedule::load::{LoadError, catalog_folder, open_catalog};
+use crate::schedule::replace::{Prepare, Replacer};
 use crate::schedule::resolve::Bounds;
-use crate::schedule::snapshots::{Follower, Snapshots};
+use crate::schedule::scenarios::ScenarioFollower;
+use crate::schedule::snapshots::{Follower, Followers, Snapshots};
 use crate::search::SearchPlan;
 
 /// What the threads own, and what is told about it.
 pub(super) struct Loaded {
     pub host: Host,
     pub parts: Parts,
-    /// Who follows the delisting journal, if anybody does.
-    pub follower: Option<Follower>,
+    /// Who follows the delisting journal and the scenarios, if anybody does.
+    pub followers: Option<Followers>,
     pub facts: EngineFacts,
+    pub replacer: Replacer,
 }
 
 /// Loads the export and plans all memory.
@@ -63,12 +69,19 @@ pub(super) fn bring_up(config: &EngineConfig) -> Result<Loaded, LoadError> {
     }
     let masks = limits.mask_slots(views.len());
     let everything = Snapshot::new(Arc::clone(&catalog), views);
-    let (snapshot, follower) = match config.delistings {
-        Delistings::Followed => {
-            let (snapshot, follower) = Follower::catch_up(Journal::beside(&folder), everything)?;
-            (snapshot, Some(follower))
+    let (snapshot, followers) = match config.sidecars {
+        Sidecars::Followed => {
+            let scenarios = ScenarioBounds {
+                views: everything.views().map(|(view, _)| view.name().to_owned()).collect(),
+                instructions: manifest.instructions().iter().map(|listed| listed.name.clone()).collect(),
+                max_beams: limits.max_beams,
+                max_deadline: limits.max_deadline,
+            };
+            let scenarios = ScenarioFollower::catch_up(export.dir(), scenarios)?;
+            let (snapshot, journal) = Follower::catch_up(Journal::beside(&folder), everything)?;
+            (snapshot, Some(Followers { journal, scenarios }))
         }
-        Delistings::Ignored => (everything, None),
+        Sidecars::Ignored => (everything, None),
     };
     let mut blueprint = Blueprint {
         export: Arc::new(export),
@@ -89,6 +102,7 @@ pub(super) fn bring_up(config: &EngineConfig) -> Result<Loaded, LoadError> {
         catalog: snapshot.version(),
         device: device_facts.name.clone(),
         dtype: device_facts.compute.name().to_owned(),
+        policy: Policy { number: 0, version: manifest.version().to_owned() },
     };
     tracing::info!(
         model = provenance.model,
@@ -101,6 +115,7 @@ pub(super) fn bring_up(config: &EngineConfig) -> Result<Loaded, LoadError> {
         workspace_bytes = rest,
         views = snapshot.views().len(),
         delisted = snapshot.delisted(),
+        scenarios = followers.as_ref().map_or(0, |followers| followers.scenarios.set().count()),
         took_ms = began.elapsed().as_millis() as u64,
         "loaded"
     );
@@ -123,8 +138,15 @@ pub(super) fn bring_up(config: &EngineConfig) -> Result<Loaded, LoadError> {
         masks,
     };
     let vocabulary = description.vocabulary;
+    let opening = Opening::default();
+    let (to_swap, swaps) = bounded(1);
+    let prepare = prepare(blueprint.clone(), capacity);
+    let replacer = Replacer::new(provenance.policy.clone(), prepare, Arc::clone(&opening), to_swap);
     let parts = Parts {
         hardware,
+        policy: provenance.policy.clone(),
+        opening,
+        swaps,
         reopen: Box::new(move || Ok(blueprint.open(&description)?.0)),
         geometry,
         stats: Arc::default(),
@@ -140,5 +162,42 @@ pub(super) fn bring_up(config: &EngineConfig) -> Result<Loaded, LoadError> {
         instructions,
     };
     let host = Host { manifest, snapshots: Snapshots::new(snapshot), tokenizer, bounds, plan, provenance };
-    Ok(Loaded { host, parts, follower, facts })
+    Ok(Loaded { host, parts, followers, facts, replacer })
+}
+
+/// Names of tensors that the host reads before a request reaches the device.
+const OF_THE_HOST: [&str; 3] = ["instructions.", "history.", "retrieval."];
+
+/// What a replacement does before it is the engine thread's: the model of `running` with other weights, checked as at start
+/// and number by number, for a device of the same capacity.
+fn prepare(running: Blueprint, planned: Capacity) -> Prepare {
+    Box::new(move |path, ending| {
+        let ours = running.export.weights();
+        if let Some(name) = ours.names().find(|name| OF_THE_HOST.iter().any(|of_host| name.starts_with(of_host))) {
+            return Err(LoadError::Unsupported(format!(
+                "{}: tensor `{name}` is read by the host, which keeps the weights that it began with; restart the server to serve \
+                 others",
+                ours.path().display()
+            )));
+        }
+        let export = Arc::new(running.export.with_weights(path)?);
+        let description = running.family.description(&export)?;
+        for tensor in &description.tensors {
+            if ending.load(Ordering::Acquire) {
+                return Err(LoadError::Unsupported("the server is draining".into()));
+            }
+            export.weights().expect_finite(&tensor.name, &tensor.shape)?;
+        }
+        let mut blueprint = Blueprint { export, ..running.clone() };
+        Ok(Box::new(move || {
+            let (hardware, capacity) = blueprint.open(&description)?;
+            // Capacity is a matter of configuration and limits, which are the same.
+            if capacity != planned {
+                return Err(LoadError::Limits(format!(
+                    "{capacity:?} is planned with these weights, {planned:?} serves"
+                )));
+            }
+            Ok(hardware)
+        }))
+    })
 }

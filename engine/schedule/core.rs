@@ -5,7 +5,7 @@
 //! request. The thread never blocks on a socket, a file or a lock: it meets the host thread in bounded queues.
 //!
 //! Here is who is let in, who gets what, and who is dropped; [`prefill`] and [`search`] drive the device, [`recovery`] opens
-//! it again when it is lost.
+//! it again when it is lost, [`weights`] puts another in its place.
 
 mod masks;
 mod prefill;
@@ -14,18 +14,19 @@ mod search;
 #[cfg(test)]
 pub(in crate::schedule) mod simulation;
 mod timing;
+mod weights;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, select};
 
 use crate::device::{Beam, Device, DeviceError, TokenLane};
 use crate::kv::PageAllocator;
 use crate::model::{CohortLanes, Model};
-use crate::request::{Refusal, RefusalKind};
+use crate::request::{Policy, Refusal, RefusalKind};
 use crate::schedule::cost::CostModel;
 use crate::schedule::load::LoadError;
 use crate::schedule::resolve::Resolved;
@@ -37,6 +38,8 @@ use masks::MaskSlots;
 use prefill::Prefill;
 use search::Search;
 use timing::{Lesson, Timing};
+use weights::Pending;
+pub(super) use weights::{Opening, Swap, Swapped};
 
 /// A resolved request on its way to the device.
 pub(super) struct Newcomer {
@@ -52,6 +55,8 @@ pub(super) struct Finished {
     pub ticket: Ticket,
     pub resolved: Resolved,
     pub beams: Vec<Beam>,
+    /// The weights that computed them.
+    pub policy: Arc<Policy>,
     pub timings: Marks,
 }
 
@@ -82,7 +87,12 @@ pub(super) type Reopen = Box<dyn FnMut() -> Result<Hardware, LoadError> + Send>;
 /// What the loop is built from.
 pub(super) struct Parts {
     pub hardware: Hardware,
+    /// The weights on it.
+    pub policy: Policy,
     pub reopen: Reopen,
+    pub opening: Opening,
+    /// Weights to come.
+    pub swaps: Receiver<Swap>,
     pub geometry: Geometry,
     pub stats: Arc<Stats>,
     pub clock: Clock,
@@ -120,7 +130,13 @@ struct Running {
 pub(super) struct Core {
     /// `None` while the device is opened again, and for good when that did not help.
     hardware: Option<Hardware>,
+    /// The weights on it.
+    policy: Arc<Policy>,
     reopen: Reopen,
+    opening: Opening,
+    swaps: Receiver<Swap>,
+    /// Weights that wait for those with a slot: nobody else gets one.
+    swap: Option<Pending>,
     /// When the device was last opened again.
     back_at: Option<Instant>,
     geometry: Geometry,
@@ -149,7 +165,7 @@ pub(super) struct Core {
 
 impl Core {
     pub fn new(parts: Parts, incoming: Receiver<Newcomer>, outgoing: Sender<Finished>) -> Core {
-        let Parts { hardware, reopen, geometry, stats, clock } = parts;
+        let Parts { hardware, policy, reopen, opening, swaps, geometry, stats, clock } = parts;
         let slots = geometry.slots;
         let slot_count = u32::try_from(slots).expect("slots are few");
         stats.slots.store(slots as u64, Ordering::Relaxed);
@@ -172,7 +188,11 @@ impl Core {
             masks: MaskSlots::new(geometry.masks),
             closed: false,
             hardware: Some(hardware),
+            policy: Arc::new(policy),
             reopen,
+            opening,
+            swaps,
+            swap: None,
             back_at: None,
             geometry,
             stats,
@@ -198,6 +218,7 @@ impl Core {
         self.receive();
         self.advance_prefill();
         self.drop_stopped();
+        self.replace_weights();
         self.admit();
         self.begin_prefill();
         self.form_cohorts();
@@ -220,10 +241,17 @@ impl Core {
 
     /// Nothing to do: sleeps until somebody comes. The timeout only bounds how stale the statistics get.
     fn sleep(&mut self) {
-        match self.incoming.recv_timeout(Duration::from_secs(1)) {
-            Ok(newcomer) => self.take_in(newcomer),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => self.closed = true,
+        select! {
+            recv(self.incoming) -> newcomer => match newcomer {
+                Ok(newcomer) => self.take_in(newcomer),
+                Err(_) => self.closed = true,
+            },
+            recv(self.swaps) -> swap => match swap {
+                Ok(swap) => self.expect_swap(swap),
+                // Nobody will ever replace anything: a closed queue must not keep this thread awake.
+                Err(_) => self.swaps = crossbeam_channel::never(),
+            },
+            default(Duration::from_secs(1)) => {}
         }
     }
 
@@ -337,8 +365,12 @@ impl Core {
         running
     }
 
-    /// Gives slots and pages to the most urgent. A request that does not fit waits, and nobody less urgent overtakes it.
+    /// Gives slots and pages to the most urgent. A request that does not fit waits, and nobody less urgent overtakes it. While
+    /// other weights are to come, everybody waits for them.
     fn admit(&mut self) {
+        if self.swap.is_some() {
+            return;
+        }
         while let Some((key, newcomer)) = self.waiting.first_key_value() {
             let (key, tokens) = (*key, newcomer.resolved.tokens.len());
             if self.free_slots.is_empty() {

@@ -9,12 +9,15 @@ use std::time::Instant;
 use crossbeam_channel::{Sender, TrySendError, bounded};
 
 use crate::catalog::{Catalog, Snapshot};
+use crate::export::Scenario;
 use crate::request::{Refusal, RefusalKind, Request};
 use crate::schedule::bring_up::{Loaded, bring_up};
 use crate::schedule::core::Core;
 use crate::schedule::host::{Arrival, serve_host};
 use crate::schedule::load::{DeviceChoice, LoadError};
+use crate::schedule::replace::{ReplaceError, Replacer, WeightsStatus};
 use crate::schedule::resolve::{Bounds, check};
+use crate::schedule::scenarios::ScenarioSet;
 use crate::schedule::snapshots::{Snapshots, Watcher};
 use crate::schedule::stats::{EngineCounts, Stats};
 use crate::schedule::ticket::{Done, Ticket};
@@ -34,17 +37,19 @@ pub struct Engine {
     stats: Arc<Stats>,
     catalog: Arc<Catalog>,
     snapshots: Arc<Snapshots>,
-    /// Follows the delisting journal until the engine is dropped.
+    scenarios: Arc<ScenarioSet>,
+    replacer: Replacer,
+    /// Follows the delisting journal and the scenarios until the engine is dropped.
     _watcher: Option<Watcher>,
 }
 
-/// What an engine makes of the delisting journal beside its catalogue.
+/// What an engine makes of the files that may change while an export is served: the delisting journal and the scenarios.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Delistings {
-    /// What it takes away is not recommended, from the moment it does.
+pub enum Sidecars {
+    /// They are in force, from the moment they are written.
     #[default]
     Followed,
-    /// The whole catalogue counts: goldens were made of it.
+    /// The whole catalogue counts, and there are no scenarios: goldens were made so.
     Ignored,
 }
 
@@ -59,8 +64,8 @@ pub struct EngineConfig {
     pub device: DeviceChoice,
     /// Bounds.
     pub limits: Limits,
-    /// The delisting journal.
-    pub delistings: Delistings,
+    /// The delisting journal and the scenarios.
+    pub sidecars: Sidecars,
 }
 
 impl EngineConfig {
@@ -71,7 +76,7 @@ impl EngineConfig {
             catalog: None,
             device: DeviceChoice::default(),
             limits: Limits::default(),
-            delistings: Delistings::default(),
+            sidecars: Sidecars::default(),
         }
     }
 }
@@ -87,11 +92,13 @@ impl Engine {
 
     /// Starts the threads.
     fn launch(loaded: Loaded, limits: Limits) -> Result<Engine, LoadError> {
-        let Loaded { host, parts, follower, facts } = loaded;
+        let Loaded { host, parts, followers, facts, replacer } = loaded;
         let (bounds, stats) = (host.bounds.clone(), Arc::clone(&parts.stats));
         let snapshots = Arc::clone(&host.snapshots);
         let catalog = Arc::clone(snapshots.newest().catalog());
-        let watcher = follower.map(|follower| Watcher::start(follower, Arc::clone(&snapshots), &stats)).transpose()?;
+        let scenarios = followers.as_ref().map_or_else(Arc::default, |followers| Arc::clone(followers.scenarios.set()));
+        let watcher =
+            followers.map(|followers| Watcher::start(followers, Arc::clone(&snapshots), &stats)).transpose()?;
         // A request is in one queue at a time, and each queue holds all that may be in flight: no send ever blocks.
         let (door, arrivals) = bounded(limits.max_requests);
         let (to_core, newcomers) = bounded(limits.max_requests);
@@ -113,6 +120,8 @@ impl Engine {
             stats,
             catalog,
             snapshots,
+            scenarios,
+            replacer,
             _watcher: watcher,
         })
     }
@@ -142,12 +151,33 @@ impl Engine {
         self.stats.given_up.load(Ordering::Acquire)
     }
 
+    /// Begins to replace the weights by those of the safetensors file, or directory of an export, at `path`, which replies will
+    /// name `version`. Requests are served meanwhile, each by one set of weights alone: those that are being computed when the
+    /// new weights are ready by the old ones, the others by the new. Never blocks; returns the number of the policy to be.
+    /// How it ends is in [`weights`](Engine::weights).
+    ///
+    /// # Errors
+    /// Another replacement is under way, `path` is relative, `version` is no name, or the engine is draining.
+    pub fn replace_weights(&self, path: &Path, version: &str) -> Result<u64, ReplaceError> {
+        self.replacer.begin(path, version)
+    }
+
+    /// Whose weights serve, and how far the newest replacement is.
+    pub fn weights(&self) -> WeightsStatus {
+        self.replacer.status()
+    }
+
     /// What it has counted.
     pub fn counts(&self) -> EngineCounts {
         let snapshot = self.snapshots.newest();
+        let weights = self.weights();
         EngineCounts {
+            policy: weights.serving,
+            weights_replaced: weights.replaced,
+            weights_failed: weights.failed,
             catalog: snapshot.version().to_owned(),
             delisted: snapshot.delisted() as u64,
+            scenarios: self.scenarios.count() as u64,
             ..self.stats.counts(self.in_flight.load(Ordering::Relaxed))
         }
     }
@@ -158,7 +188,7 @@ impl Engine {
     }
 
     /// Takes a request. `done` is called exactly once, from any thread, possibly before this returns. Never blocks.
-    pub fn submit(&self, request: Request, arrived: Instant, cancel: Arc<AtomicBool>, done: Done) {
+    pub fn submit(&self, mut request: Request, arrived: Instant, cancel: Arc<AtomicBool>, done: Done) {
         let refuse = |done: Done, refusal: Refusal| {
             let answer = Err(refusal);
             self.stats.count(&answer);
@@ -167,8 +197,13 @@ impl Engine {
         if self.draining.load(Ordering::Acquire) {
             return refuse(done, Refusal::new(RefusalKind::ShuttingDown, DRAINING));
         }
+        let known = self.bounds.instructions.as_ref().map_or(&[][..], |instructions| instructions.scenarios());
+        let scenario = match self.scenarios.fill(&mut request, known) {
+            Ok(scenario) => scenario,
+            Err(refusal) => return refuse(done, refusal),
+        };
         if let Err(refusal) = check(&request, &self.bounds) {
-            return refuse(done, refusal);
+            return refuse(done, with_scenario(refusal, scenario.as_deref()));
         }
         let allowed = request.deadline.unwrap_or(self.limits.default_deadline).min(self.limits.max_deadline);
         let running = self.in_flight.fetch_add(1, Ordering::AcqRel);
@@ -183,7 +218,7 @@ impl Engine {
             done(answer);
         });
         let ticket = Ticket::new(counted, cancel, Arc::clone(&self.in_flight), arrived, arrived + allowed);
-        let arrival = Arrival { ticket, request };
+        let arrival = Arrival { ticket, request, scenario };
         // The lock is free again before anybody is answered: the caller's code may submit anew from its callback.
         let sent = match lock(&self.door).as_ref() {
             Some(door) => door.try_send(arrival),
@@ -218,17 +253,27 @@ impl Engine {
             return;
         }
         // Kept locked: whoever drains at the same time returns when it is done, not before.
-        for thread in lock(&self.threads).drain(..) {
+        let mut threads = lock(&self.threads);
+        for thread in threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("an engine thread panicked; its requests were refused");
             }
         }
+        self.replacer.end();
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
         self.drain();
+    }
+}
+
+/// A refusal that may be about what the scenario gave, or did not give.
+fn with_scenario(refusal: Refusal, scenario: Option<&Scenario>) -> Refusal {
+    match scenario {
+        Some(scenario) => Refusal::new(refusal.kind, format!("with scenario {scenario}: {}", refusal.message)),
+        None => refusal,
     }
 }
 

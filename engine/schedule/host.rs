@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, select_biased};
 
-use crate::export::{Manifest, TextTokenizer};
-use crate::request::{Origin, Provenance, Recommendation, RefusalKind, Request, StageTimings};
+use crate::export::{InstructionRule, Manifest, Scenario, TextTokenizer};
+use crate::request::{
+    InstructionUsed, Origin, Policy, Provenance, Recommendation, Refusal, RefusalKind, Request, StageTimings,
+};
 use crate::schedule::answer;
 use crate::schedule::core::{Finished, Newcomer};
 use crate::schedule::resolve::{Bounds, resolve};
@@ -19,6 +21,8 @@ use crate::search::SearchPlan;
 pub(super) struct Arrival {
     pub ticket: Ticket,
     pub request: Request,
+    /// The bundle that filled it.
+    pub scenario: Option<Arc<Scenario>>,
 }
 
 /// What host work needs to know.
@@ -66,7 +70,7 @@ pub(super) fn serve_host(
 
 fn bring_in(host: &Host, arrival: Arrival, to_core: &Sender<Newcomer>) {
     let began = Instant::now();
-    let Arrival { ticket, request } = arrival;
+    let Arrival { ticket, request, scenario } = arrival;
     if let Some(refusal) = ticket.stopped(began, "before it was resolved") {
         return ticket.answer(Err(refusal));
     }
@@ -76,7 +80,9 @@ fn bring_in(host: &Host, arrival: Arrival, to_core: &Sender<Newcomer>) {
     };
     match request.and_then(|request| {
         let looked = |_: &str| (Origin::Missing, None);
-        resolve(request, &host.manifest, &host.snapshots.newest(), &host.bounds, &looked)
+        let resolved = resolve(request, &host.manifest, &host.snapshots.newest(), &host.bounds, &looked)?;
+        scenario.map_or(Ok(()), |scenario| require(&scenario, &resolved.decoder_prompt.used))?;
+        Ok(resolved)
     }) {
         // A send fails only when the engine thread is gone; the dropped ticket answers.
         Ok(resolved) => {
@@ -86,9 +92,21 @@ fn bring_in(host: &Host, arrival: Arrival, to_core: &Sender<Newcomer>) {
     }
 }
 
+/// Refuses a request whose scenario does not make do with an instruction's default.
+fn require(scenario: &Scenario, used: &[InstructionUsed]) -> Result<(), Refusal> {
+    let required = |name: &str| scenario.instructions.get(name) == Some(&InstructionRule::Required);
+    match used.iter().find(|used| required(&used.name) && !matches!(used.origin, Origin::Given | Origin::Stored)) {
+        None => Ok(()),
+        Some(InstructionUsed { name, origin, .. }) => {
+            let message = format!("instruction {name:?} is {}; scenario {scenario} requires it", origin.name());
+            Err(Refusal::new(RefusalKind::BadRequest, message))
+        }
+    }
+}
+
 fn finish(host: &Host, finished: Finished) {
     let began = Instant::now();
-    let Finished { ticket, resolved, beams, timings } = finished;
+    let Finished { ticket, resolved, beams, policy, timings } = finished;
     if let Some(refusal) = ticket.stopped(began, "when its search ended") {
         return ticket.answer(Err(refusal));
     }
@@ -109,7 +127,11 @@ fn finish(host: &Host, finished: Finished) {
         unknown_items: resolved.unknown_items,
         prompt_tokens: resolved.tokens.len() as u32,
         instructions: resolved.decoder_prompt.used,
-        provenance: Provenance { catalog: resolved.snapshot.version(), ..host.provenance.clone() },
+        provenance: Provenance {
+            catalog: resolved.snapshot.version(),
+            policy: Policy::clone(&policy),
+            ..host.provenance.clone()
+        },
         timings: StageTimings {
             resolve_us: microseconds(timings.resolve),
             queue_us: microseconds(timings.queue),

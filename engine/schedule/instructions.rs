@@ -118,12 +118,13 @@ impl Instructions {
         Ok(())
     }
 
-    /// The scenarios that have a row of their own, if the export has a scenario instruction.
-    pub fn scenarios(&self) -> Option<&[u32]> {
-        self.parts.iter().find_map(|part| match &part.instruction.source {
+    /// The scenarios that have a row of their own.
+    pub fn scenarios(&self) -> &[u32] {
+        let ids = self.parts.iter().find_map(|part| match &part.instruction.source {
             InstructionSource::Scenario { ids, .. } => Some(ids.as_slice()),
             _ => None,
-        })
+        });
+        ids.unwrap_or_default()
     }
 
     /// The prompt of a request that was checked, its trigger item being `trigger`.

@@ -120,14 +120,6 @@ pub fn check(request: &Request, bounds: &Bounds) -> Result<(), Refusal> {
 
 fn check_instructions(request: &Request, instructions: Option<&Instructions>) -> Result<(), Refusal> {
     let unsupported = |message: String| Err(Refusal::new(RefusalKind::Unsupported, message));
-    let scenarios = instructions.and_then(Instructions::scenarios);
-    match (request.scenario, scenarios) {
-        (Some(scenario), None) => return unsupported(format!("scenario {scenario}: this export has no scenarios")),
-        (Some(scenario), Some(known)) if !known.contains(&scenario) => {
-            return unsupported(format!("scenario {scenario} is not one of this export's {}", known.len()));
-        }
-        _ => {}
-    }
     match instructions {
         Some(instructions) => instructions.check(request),
         None if request.trigger.is_some() || !request.instructions.is_empty() => {

@@ -1,4 +1,5 @@
-//! The snapshot that new requests are pinned to, and the thread that makes the next one from the delisting journal.
+//! The snapshot that new requests are pinned to, and the thread that makes the next one from the delisting journal. The same thread
+//! looks after the scenarios.
 //!
 //! The thread looks at the journal's length every [`EVERY`], reads what was appended, builds the next snapshot beside the
 //! current one, and puts it in its place. It has nothing to do with the engine thread, which meets a new mask for the first time
@@ -13,9 +14,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use crate::catalog::{Journal, JournalError, Position, Snapshot};
 use crate::schedule::engine::watched;
 use crate::schedule::load::LoadError;
+use crate::schedule::scenarios::ScenarioFollower;
 use crate::schedule::stats::Stats;
 
-/// How often the journal is looked at.
+/// How often the journal and the scenarios are looked at.
 pub const EVERY: Duration = Duration::from_millis(100);
 
 /// The newest snapshot.
@@ -97,6 +99,12 @@ impl Follower {
     }
 }
 
+/// Who follows the files that change while an export is served.
+pub(super) struct Followers {
+    pub journal: Follower,
+    pub scenarios: ScenarioFollower,
+}
+
 /// The thread; dropping it ends it.
 pub(super) struct Watcher {
     stop: Option<Sender<()>>,
@@ -104,15 +112,21 @@ pub(super) struct Watcher {
 }
 
 impl Watcher {
-    /// Follows the journal from now on.
-    pub fn start(mut follower: Follower, snapshots: Arc<Snapshots>, stats: &Arc<Stats>) -> Result<Watcher, LoadError> {
+    /// Follows the files from now on.
+    pub fn start(
+        mut followers: Followers,
+        snapshots: Arc<Snapshots>,
+        stats: &Arc<Stats>,
+    ) -> Result<Watcher, LoadError> {
         let (stop, stopped): (Sender<()>, Receiver<()>) = bounded(0);
+        let counted = Arc::clone(stats);
         let body = move || {
             while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(EVERY) {
-                follower.look_and_tell(&snapshots);
+                followers.journal.look_and_tell(&snapshots);
+                followers.scenarios.look_and_tell(&counted);
             }
         };
-        let thread = std::thread::Builder::new().name("sidereal-journal".into()).spawn(watched(stats, body));
+        let thread = std::thread::Builder::new().name("sidereal-sidecars".into()).spawn(watched(stats, body));
         Ok(Watcher { stop: Some(stop), thread: Some(thread.map_err(LoadError::Thread)?) })
     }
 }
@@ -121,7 +135,7 @@ impl Drop for Watcher {
     fn drop(&mut self) {
         drop(self.stop.take());
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the thread that follows the delisting journal panicked");
+            tracing::error!("the thread that follows the delisting journal and the scenarios panicked");
         }
     }
 }

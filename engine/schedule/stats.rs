@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde_json::{Map, Value, json};
 
-use crate::request::{Answer, RefusalKind, StageTimings};
+use crate::request::{Answer, Policy, RefusalKind, StageTimings};
 use crate::schedule::histogram::{Histogram, HistogramSnapshot, REQUEST_BOUNDS, ROW_BOUNDS, STAGE_BOUNDS_US};
 
 /// All counters since start, and a few gauges.
@@ -38,6 +38,10 @@ pub struct Stats {
     pub pages: AtomicU64,
     /// How often the device was lost and opened again.
     pub device_losses: AtomicU64,
+    /// New scenario files taken since start.
+    pub scenarios_applied: AtomicU64,
+    /// New scenario files that were bad or gone, so that the former ones held.
+    pub scenarios_refused: AtomicU64,
     /// The device was lost and is being opened again: requests wait.
     pub reopening: AtomicBool,
     /// The device was lost for good, or a thread panicked: every request is refused `DEVICE_FAILED`.
@@ -60,6 +64,8 @@ impl Default for Stats {
             free_pages: AtomicU64::default(),
             pages: AtomicU64::default(),
             device_losses: AtomicU64::default(),
+            scenarios_applied: AtomicU64::default(),
+            scenarios_refused: AtomicU64::default(),
             reopening: AtomicBool::default(),
             given_up: AtomicBool::default(),
         }
@@ -99,13 +105,15 @@ impl Stats {
             free_pages: read(&self.free_pages),
             pages: read(&self.pages),
             device_losses: read(&self.device_losses),
+            scenarios_applied: read(&self.scenarios_applied),
+            scenarios_refused: read(&self.scenarios_refused),
             ready: !self.given_up.load(Ordering::Acquire) && !self.reopening.load(Ordering::Acquire),
             ..EngineCounts::default()
         }
     }
 }
 
-/// What the engine had counted at some moment, and what the newest snapshot of the catalogue tells.
+/// What the engine had counted at some moment, and what the newest snapshot of the catalogue and the scenarios tell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EngineCounts {
     /// Requests answered with results.
@@ -142,6 +150,18 @@ pub struct EngineCounts {
     pub catalog: String,
     /// Items that are delisted in it.
     pub delisted: u64,
+    /// Scenarios in force.
+    pub scenarios: u64,
+    /// New scenario files taken since start.
+    pub scenarios_applied: u64,
+    /// New scenario files that were bad or gone, so that the former ones held.
+    pub scenarios_refused: u64,
+    /// The weights that newcomers are served by.
+    pub policy: Policy,
+    /// How often weights were replaced.
+    pub weights_replaced: u64,
+    /// Attempts to replace them that failed.
+    pub weights_failed: u64,
 }
 
 impl EngineCounts {
@@ -173,6 +193,11 @@ impl EngineCounts {
             "ready": self.ready,
             "catalog": self.catalog,
             "delisted": self.delisted,
+            "scenarios": self.scenarios,
+            "scenario_reloads": {"applied": self.scenarios_applied, "refused": self.scenarios_refused},
+            "policy": {"number": self.policy.number, "version": self.policy.version},
+            "weights_replaced": self.weights_replaced,
+            "weights_failed": self.weights_failed,
         })
     }
 }

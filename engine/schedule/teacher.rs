@@ -65,7 +65,8 @@ impl Teacher {
         let model = (family.load)(&checkpoint, device.as_mut(), &capacity)?;
         device.plan_slots(SlotPlan { slots: ROWS, history_pages, prefix_pages: 1 })?;
         let lane = device.token_lane(ROWS, Queue::Prefill)?;
-        let cohort = device.cohort_lane(CohortPlan { rows: ROWS, steps: 1, requests: ROWS, banned_nodes: 0 })?;
+        let cohort =
+            device.cohort_lane(CohortPlan { rows: ROWS, steps: 1, requests: ROWS, banned_nodes: 0, lists: None })?;
         let prefix = device.token_lane(1, Queue::Search)?;
         let matrix = checkpoint.weights().tensor(&description.head)?;
         // All tokens are the codes of one level: a head whose order of summation depended on the texts would give a text other

@@ -154,7 +154,15 @@ impl Searcher {
         match target {
             Target::Level(level) => {
                 let lognorm = (self.plan.normalizer != Normalizer::Legal).then_some(lognorm);
-                device.expand_select(&ExpandArgs { lane, trie: self.trie, head: self.head, level, logits, lognorm })
+                device.expand_select(&ExpandArgs {
+                    lane,
+                    trie: self.trie,
+                    head: self.head,
+                    item: 0,
+                    level,
+                    logits,
+                    lognorm,
+                })
             }
             Target::Token(token) => {
                 device.force_token(&ForceArgs { lane, token, step, scored: Some((logits, lognorm)) })

@@ -24,12 +24,13 @@ pub use config::{MAX_HANDSHAKE_BYTES, MAX_REPLY_BYTES, ServeError, ServerConfig}
 pub use counters::Counters;
 pub use server::{DrainReport, Server};
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use crate::request::{Answer, Request};
-use crate::schedule::EngineCounts;
+use crate::schedule::{EngineCounts, ReplaceError, WeightsStatus};
 
 /// What the socket loop asks of the engine. Implementations never block.
 pub trait Service: Send + Sync {
@@ -41,6 +42,18 @@ pub trait Service: Send + Sync {
     /// The same counters for metrics. Who counts nothing need not say more.
     fn counts(&self) -> EngineCounts {
         EngineCounts::default()
+    }
+    /// Begins to replace the weights; returns the number of the policy to be, or why it does not begin.
+    ///
+    /// # Errors
+    /// As [`Engine::replace_weights`](crate::schedule::Engine::replace_weights); `Unavailable` where there are no weights.
+    fn replace_weights(&self, path: &Path, version: &str) -> Result<u64, ReplaceError> {
+        let _ = (path, version);
+        Err(ReplaceError::Unavailable("nothing here has weights".to_owned()))
+    }
+    /// Whose weights serve, and how far the newest replacement is.
+    fn weights(&self) -> WeightsStatus {
+        WeightsStatus::default()
     }
     /// What is served, told in HELLO's answer.
     fn facts(&self) -> ServerFacts;

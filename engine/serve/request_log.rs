@@ -27,6 +27,7 @@ pub(super) struct Asked {
     arrived: Instant,
     user: Option<u64>,
     beams: u32,
+    scenario: Option<u32>,
 }
 
 /// Whom a line is about.
@@ -60,7 +61,7 @@ impl RequestLog {
     /// Takes note of a request that goes to the engine.
     pub(super) fn asked(&self, request: &Request, arrived: Instant) -> Asked {
         let user = request.user.as_ref().map(|user| self.pseudonyms.hash_one(user));
-        Asked { cancel: Arc::default(), arrived, user, beams: request.beams }
+        Asked { cancel: Arc::default(), arrived, user, beams: request.beams, scenario: request.scenario }
     }
 
     /// The engine has answered.
@@ -103,6 +104,7 @@ impl RequestLog {
             total_us = spent.total_us,
             prompt_tokens = answer.prompt_tokens,
             beams = asked.beams,
+            scenario = asked.scenario,
             "slow request"
         );
     }

@@ -1,12 +1,13 @@
 //! The engine behind a server: the one place where `serve` meets `schedule`.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use super::{ServerFacts, Service};
 use crate::request::{Answer, Request};
-use crate::schedule::{Engine, EngineCounts};
+use crate::schedule::{Engine, EngineCounts, ReplaceError, WeightsStatus};
 
 impl Service for Engine {
     fn submit(
@@ -25,6 +26,14 @@ impl Service for Engine {
 
     fn counts(&self) -> EngineCounts {
         Engine::counts(self)
+    }
+
+    fn replace_weights(&self, path: &Path, version: &str) -> Result<u64, ReplaceError> {
+        Engine::replace_weights(self, path, version)
+    }
+
+    fn weights(&self) -> WeightsStatus {
+        Engine::weights(self)
     }
 
     fn facts(&self) -> ServerFacts {

@@ -1,10 +1,12 @@
 /* Every kernel's parameters: one struct a kernel, passed by value. bindgen makes the Rust side from this file. */
 #pragma once
 #include "params/common.h"
+#include "params/add_positions.h"
 #include "params/beam_attention.h"
 #include "params/beam_state.h"
 #include "params/copy_rows.h"
 #include "params/embed.h"
+#include "params/embed_dense.h"
 #include "params/expand_masked.h"
 #include "params/expand_select.h"
 #include "params/head.h"

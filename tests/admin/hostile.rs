@@ -39,15 +39,18 @@ fn garbage_is_told_so() {
 #[test]
 fn a_flood_behind_a_request_changes_nothing() {
     let rig = Rig::start();
-    let mut stream = connect(rig.address());
-    stream.write_all(b"POST /healthz HTTP/1.1\r\nContent-Length: 1000000000\r\n\r\n").unwrap();
-    let mut head = [0; 12];
-    stream.read_exact(&mut head).unwrap();
-    assert_eq!(&head, b"HTTP/1.1 405");
-    // More than it reads: sooner or later the connection is closed under the flood.
-    let began = Instant::now();
-    while stream.write_all(&[b'x'; 4096]).is_ok() {
-        assert!(began.elapsed() < Duration::from_secs(10), "the flood is taken for ever");
+    for (method, answer) in [("PUT", b"HTTP/1.1 405"), ("POST", b"HTTP/1.1 431")] {
+        let mut stream = connect(rig.address());
+        let asked = format!("{method} /healthz HTTP/1.1\r\nContent-Length: 1000000000\r\n\r\n");
+        stream.write_all(asked.as_bytes()).unwrap();
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).unwrap();
+        assert_eq!(&head, answer, "{method}");
+        // More than it reads: sooner or later the connection is closed under the flood.
+        let began = Instant::now();
+        while stream.write_all(&[b'x'; 4096]).is_ok() {
+            assert!(began.elapsed() < Duration::from_secs(10), "the flood is taken for ever");
+        }
     }
 }
 

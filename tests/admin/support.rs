@@ -2,12 +2,13 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use sidereal::request::{Answer, Refusal, RefusalKind, Request};
-use sidereal::schedule::EngineCounts;
+use sidereal::schedule::{EngineCounts, ReplaceError};
 use sidereal::serve::{Address, Admin, AdminConfig, Board, Server, ServerConfig, ServerFacts, Service};
 
 /// Longest wait for something that must happen.
@@ -27,6 +28,16 @@ impl Service for Pretend {
 
     fn counts(&self) -> EngineCounts {
         self.0.lock().unwrap().clone()
+    }
+
+    /// What was asked for comes back as a number, or as a refusal that the path names.
+    fn replace_weights(&self, path: &Path, version: &str) -> Result<u64, ReplaceError> {
+        match path.to_str().unwrap() {
+            "/busy" => Err(ReplaceError::Busy { number: 3 }),
+            "/draining" => Err(ReplaceError::Unavailable("the engine is draining".into())),
+            "relative" => Err(ReplaceError::Asked("path: is relative".into())),
+            path => Ok((100 * path.len() + version.len()) as u64),
+        }
     }
 
     fn facts(&self) -> ServerFacts {

@@ -306,7 +306,9 @@ impl<'a> Rig<'a> {
         self.device.write_buffer(self.logits, &logits).unwrap();
         self.device.write_buffer(self.lognorm, &[2.0; ROOM]).unwrap();
         let Rig { lane, trie, head, logits, lognorm, .. } = *self;
-        self.device.expand_select(&ExpandArgs { lane, trie, head, level, logits, lognorm: Some(lognorm) }).unwrap();
+        self.device
+            .expand_select(&ExpandArgs { lane, trie, head, item: 0, level, logits, lognorm: Some(lognorm) })
+            .unwrap();
     }
 
     /// Attention of the live beams: `[beams, heads * head_dim]`. What must not be written is checked here.

@@ -185,6 +185,7 @@ impl<D: Device> Search<D> {
                 mask: wish.mask,
                 sampling: wish.sampling,
                 log_probs: true,
+                list: 1,
             }
         };
         let requests: Vec<CohortRequest> = (0..).zip(wishes).map(&mut request).collect();
@@ -264,7 +265,7 @@ impl<D: Device> Search<D> {
         let of_head = (self.normalizer != Normalizer::Legal).then_some(lognorm);
         let mut body = |device: &mut dyn Device| {
             if step < levels {
-                device.expand_select(&ExpandArgs { lane, trie, head, level: step, logits, lognorm: of_head })
+                device.expand_select(&ExpandArgs { lane, trie, head, item: 0, level: step, logits, lognorm: of_head })
             } else {
                 let scored = (step == levels).then(|| (logits.columns(0, 1), lognorm));
                 device.force_token(&ForceArgs { lane, token: 1 + (step - levels) as u32, step, scored })

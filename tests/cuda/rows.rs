@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use half::{bf16, f16};
+use sidereal::device::cuda::CudaDevice;
 use sidereal::device::{
-    Cohort, CohortRequest, Device, Dtype, NormArgs, Queue, Rows, SlotState, Span, Tensor, TokenBatch,
+    Cohort, CohortLane, CohortRequest, Device, DeviceError, Dtype, NormArgs, Queue, Rows, SlotState, Span, Tensor,
+    TokenBatch,
 };
 use sidereal::export::{TensorView, WeightDtype};
 use sidereal_ffi::MappedFile;
@@ -171,4 +173,148 @@ fn last_rows_travel_to_slots_and_back() {
             }
         }
     }
+}
+
+/// Two batches' input vectors, the second written while the first may still be enqueued, to views that begin at `first_col`.
+fn input_vectors(device: &mut dyn Device, out: Dtype, (cols, first_col): (usize, usize)) -> [Vec<f32>; 2] {
+    let rows = 9;
+    device.plan_slots(slot_plan(2, 1)).unwrap();
+    let lane = device.token_lane(rows, Queue::Search).unwrap();
+    device.plan_dense(lane, cols + 1).unwrap();
+    let mut plan = || device.buffer(rows, first_col + cols, out).unwrap().columns(first_col, cols);
+    let outs = [plan(), plan()];
+    for (out, live) in outs.into_iter().zip([9, 4]) {
+        let spans = vec![span(0, 0, 3, true), span(1, 3, live - 3, true)];
+        device.write_tokens(lane, &TokenBatch { tokens: vec![0; live as usize], spans }).unwrap();
+        device.write_dense(lane, &noise(u64::from(live), live as usize * cols)).unwrap();
+        device.embed_dense(lane, out).unwrap();
+    }
+    outs.map(|out| device.read_buffer(out, rows).unwrap())
+}
+
+#[test]
+fn input_vectors_of_every_type_and_width() {
+    for out in TYPES {
+        for (cols, first_col) in [(1, 0), (7, 3), (64, 0), (64, 1), (100, 4), (258, 0), (1024, 0)] {
+            let of_cuda = input_vectors(&mut cuda(out), out, (cols, first_col));
+            let of_oracle = input_vectors(&mut oracle(out), out, (cols, first_col));
+            for (actual, expected) in of_cuda.iter().zip(&of_oracle) {
+                assert_same(&format!("{out:?} [{cols}] at {first_col}"), actual, expected);
+            }
+        }
+    }
+}
+
+#[test]
+fn input_vectors_that_do_not_fit_are_refused() {
+    let (mut card, mut cpu) = (cuda(Dtype::F32), oracle(Dtype::F32));
+    let devices: [&mut dyn Device; 2] = [&mut card, &mut cpu];
+    let errors = devices.map(|device| {
+        device.plan_slots(slot_plan(1, 1)).unwrap();
+        let [without, lane] = [(); 2].map(|()| device.token_lane(4, Queue::Prefill).unwrap());
+        device.plan_dense(lane, 5).unwrap();
+        let batch = TokenBatch { tokens: vec![0; 3], spans: vec![span(0, 0, 3, true)] };
+        device.write_tokens(lane, &batch).unwrap();
+        device.write_tokens(without, &batch).unwrap();
+        let mut errors: Vec<DeviceError> =
+            [0, 4, 18].iter().map(|&bad| device.write_dense(lane, &vec![0.0; bad]).unwrap_err()).collect();
+        errors.push(device.write_dense(without, &[0.0; 3]).unwrap_err());
+        let out = device.buffer(4, 5, Dtype::F32).unwrap();
+        device.write_dense(lane, &[0.0; 12]).unwrap();
+        errors.push(device.embed_dense(lane, out).unwrap_err());
+        // The vectors of another batch are not this one's.
+        device.write_dense(lane, &[0.0; 15]).unwrap();
+        device.write_tokens(lane, &batch).unwrap();
+        errors.push(device.embed_dense(lane, out).unwrap_err());
+        errors.push(device.embed_dense(without, out).unwrap_err());
+        errors.iter().map(DeviceError::to_string).collect::<Vec<_>>()
+    });
+    assert_eq!(errors[0], errors[1]);
+    assert!(errors[0][0].contains("0 values for 3 rows of 1 to 5 columns"), "{errors:?}");
+    assert!(errors[0][4].contains("12 values for 3 rows of 5 columns"), "{errors:?}");
+}
+
+/// Slots with prefixes of so many tokens.
+const PREFIXES: [u32; 4] = [5, 0, 2, 9];
+/// Rows of each request: its slot, beam width and first row. Row 4 belongs to none.
+const REQUESTS: [(u32, u32, u32); 3] = [(3, 4, 0), (0, 1, 5), (2, 3, 6)];
+
+fn write_requests(device: &mut dyn Device, cohorts: CohortLane) {
+    for (slot, prefix_len) in (0..).zip(PREFIXES) {
+        device.write_slot(slot, &SlotState { prefix_len, ..SlotState::default() }).unwrap();
+    }
+    let request = |(slot, beams, first_row)| CohortRequest { slot, beams, first_row, ..CohortRequest::default() };
+    device.write_cohort(cohorts, &Cohort { requests: REQUESTS.map(request).to_vec() }).unwrap();
+}
+
+#[test]
+fn learned_positions_of_tokens_and_beams() {
+    for dtype in [WeightDtype::F32, WeightDtype::F16, WeightDtype::Bf16] {
+        for (cols, first_col) in [(1, 0), (7, 3), (64, 0), (64, 1), (100, 4), (258, 0)] {
+            let what = format!("{dtype:?} [{cols}] at {first_col}");
+            let stored = stored(dtype, [13, cols]);
+            let values = stored.to_f32();
+            let mut device = cuda(Dtype::F32);
+            let table = device.embedding(&stored).unwrap();
+            let mut plan = || device.buffer(10, first_col + cols, Dtype::F32).unwrap().columns(first_col, cols);
+            let [of_tokens, of_beams] = [plan(), plan()];
+            let before = noise(4, 10 * cols);
+            device.write_buffer(of_tokens, &before).unwrap();
+            device.write_buffer(of_beams, &before).unwrap();
+            device.plan_slots(slot_plan(4, 1)).unwrap();
+            let lane = device.token_lane(10, Queue::Prefill).unwrap();
+            let spans = vec![span(1, 0, 2, true), Span { first_position: 7, ..span(3, 2, 4, false) }];
+            device.write_tokens(lane, &TokenBatch { tokens: vec![0; 6], spans }).unwrap();
+            device.add_positions(Rows::Tokens(lane), table, 0, of_tokens).unwrap();
+            let cohorts = device.cohort_lane(cohort_plan(10, 4)).unwrap();
+            write_requests(&mut device, cohorts);
+            device.add_positions(Rows::Beams(cohorts), table, 3, of_beams).unwrap();
+
+            let expect = |out: Tensor, positions: &[Option<usize>], device: &mut CudaDevice| {
+                let mut expected = before.clone();
+                for (row, position) in positions.iter().enumerate() {
+                    let Some(position) = position else { continue };
+                    for (to, from) in expected[row * cols..][..cols].iter_mut().zip(&values[position * cols..]) {
+                        *to += from;
+                    }
+                }
+                assert_same(&what, &device.read_buffer(out, 10).unwrap(), &expected);
+            };
+            let tokens = [0, 1, 7, 8, 9, 10].map(Some);
+            expect(of_tokens, &tokens, &mut device);
+            let beams = [12, 12, 12, 12].map(Some).into_iter().chain([None, Some(8), Some(5), Some(5), Some(5)]);
+            expect(of_beams, &beams.collect::<Vec<_>>(), &mut device);
+        }
+    }
+}
+
+#[test]
+fn recorded_vectors_and_positions_follow_their_batch() {
+    let (cols, mut device) = (24, cuda(Dtype::F32));
+    let stored = stored(WeightDtype::F32, [8, cols]);
+    let values = stored.to_f32();
+    let table = device.embedding(&stored).unwrap();
+    let out = device.buffer(8, cols, Dtype::F32).unwrap();
+    device.plan_slots(slot_plan(4, 1)).unwrap();
+    let lane = device.token_lane(8, Queue::Search).unwrap();
+    device.plan_dense(lane, cols).unwrap();
+    let cohorts = device.cohort_lane(cohort_plan(9, 4)).unwrap();
+    for (live, first_position) in [(5, 0), (8, 0), (3, 4)] {
+        write_requests(&mut device, cohorts);
+        let spans = vec![Span { first_position, ..span(0, 0, live, true) }];
+        device.write_tokens(lane, &TokenBatch { tokens: vec![0; live as usize], spans }).unwrap();
+        let vectors = noise(u64::from(live), live as usize * cols);
+        device.write_dense(lane, &vectors).unwrap();
+        device
+            .replay((cohorts, lane), 0, &mut |device| {
+                device.embed_dense(lane, out)?;
+                device.add_positions(Rows::Tokens(lane), table, 0, out)
+            })
+            .unwrap();
+        let positions = &values[first_position as usize * cols..][..vectors.len()];
+        let expected: Vec<f32> = vectors.iter().zip(positions).map(|(vector, position)| vector + position).collect();
+        assert_same(&format!("{live} rows"), &device.read_buffer(out, live as usize).unwrap(), &expected);
+        device.read_beams(cohorts).unwrap();
+    }
+    assert_eq!(device.recorded_steps(), 1);
 }

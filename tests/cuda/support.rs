@@ -84,7 +84,7 @@ pub fn slot_plan(slots: usize, history_pages: usize) -> SlotPlan {
 
 /// Room for any requests that fit `rows`.
 pub fn cohort_plan(rows: usize, steps: usize) -> CohortPlan {
-    CohortPlan { rows, steps, requests: rows, banned_nodes: 1 << 12 }
+    CohortPlan { rows, steps, requests: rows, banned_nodes: 1 << 12, lists: None }
 }
 
 /// Number of a nightly sweep (`tools/nightly`): other numbers, and every golden case; 0 is the test run.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use sidereal::request::{
-    History, InstructionUsed, InstructionValue, Item, ItemRef, ItemRefs, Origin, Provenance, Ranked, Recommendation,
-    Request, StageTimings,
+    History, InstructionUsed, InstructionValue, Item, ItemRef, ItemRefs, Origin, Policy, Provenance, Ranked,
+    Recommendation, Request, StageTimings,
 };
 use sidereal::sampling::{LogProb, Sampling, SamplingKind};
 use sidereal::serve::wire::*;
@@ -99,6 +99,7 @@ prop_compose! {
         (unknown_items, prompt_tokens) in any::<(u32, u32)>(),
         instructions in proptest::collection::vec(used(), 0..4),
         (model, catalog, device, dtype) in (text(), text(), text(), text()),
+        policy in (any::<u64>(), text()).prop_map(|(number, version)| Policy { number, version }),
         times in any::<[u32; 6]>(),
     ) -> Recommendation {
         for (rank, ranked) in (0u32..).zip(&mut results) {
@@ -110,7 +111,7 @@ prop_compose! {
         let [resolve_us, queue_us, prefill_us, search_us, expand_us, total_us] = times;
         Recommendation {
             id, results, unknown_items, prompt_tokens, instructions,
-            provenance: Provenance { model, catalog, device, dtype },
+            provenance: Provenance { model, catalog, device, dtype, policy },
             timings: StageTimings { resolve_us, queue_us, prefill_us, search_us, expand_us, total_us },
         }
     }

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sidereal::request::{
-    History, InstructionUsed, InstructionValue, Item, ItemRef, ItemRefs, Origin, Provenance, Ranked, Recommendation,
-    Refusal, RefusalKind, Request, StageTimings,
+    History, InstructionUsed, InstructionValue, Item, ItemRef, ItemRefs, Origin, Policy, Provenance, Ranked,
+    Recommendation, Refusal, RefusalKind, Request, StageTimings,
 };
 use sidereal::sampling::{LogProb, Sampling, SamplingKind};
 use sidereal::serve::ServerFacts;
@@ -115,6 +115,9 @@ fn message_json(message: &Message) -> Value {
             "provenance": {
                 "model": answer.provenance.model, "catalog": answer.provenance.catalog,
                 "device": answer.provenance.device, "dtype": answer.provenance.dtype,
+            },
+            "policy": {
+                "number": answer.provenance.policy.number, "version": answer.provenance.policy.version,
             },
             "timings": {
                 "resolve_us": answer.timings.resolve_us, "queue_us": answer.timings.queue_us,
@@ -261,6 +264,7 @@ fn full_answer() -> Recommendation {
             catalog: "2026-11-24.1".into(),
             device: "cpu/avx512bf16".into(),
             dtype: "bf16".into(),
+            policy: Policy { number: 3, version: "step-120".into() },
         },
         timings: StageTimings {
             resolve_us: 31,

@@ -48,7 +48,7 @@ TAGS = {
     0x0108: "USER", 0x0109: "VIEW", 0x010A: "SCENARIO", 0x010B: "SAMPLE", 0x010C: "HISTORY_TEXT",
     0x010F: "INSTRUCTIONS", 0x0110: "TRIGGER_ID", 0x0112: "TRIGGER_KEY",
     0x0200: "SUMMARY", 0x0201: "RESULTS", 0x0202: "ITEM_TEXT", 0x0203: "PROVENANCE", 0x0204: "TIMINGS",
-    0x0205: "LEVEL_LOGPROBS", 0x0206: "SAMPLE_KEYS", 0x0207: "INSTRUCTIONS_USED",
+    0x0205: "LEVEL_LOGPROBS", 0x0206: "SAMPLE_KEYS", 0x0207: "INSTRUCTIONS_USED", 0x020A: "POLICY",
     0x0300: "REASON", 0x0301: "FAULT",
 }
 TAG_CODES = {name: code for code, name in TAGS.items()}
@@ -123,14 +123,14 @@ class Sampling:
 @dataclass
 class Request:
     """One of `tokens` (the complete prompt), `text` (the same for the export's tokenizer), `items` (numeric ids) and `keys`
-    (string keys), oldest first."""
+    (string keys), oldest first. `beams` and `top` that are not given are the scenario's, or 50 and 10 where none is named."""
 
     items: list | None = None
     keys: list | None = None
     tokens: list | None = None
     text: str | None = None
-    beams: int = 50
-    top: int = 10
+    beams: int | None = None
+    top: int | None = None
     max_items_per_sid: int | None = None
     deny_items: list | None = None
     deny_keys: list | None = None
@@ -189,6 +189,7 @@ class Recommendation:
     provenance: dict = field(default_factory=lambda: dict.fromkeys(("model", "catalog", "device", "dtype"), ""))
     timings: dict = field(default_factory=lambda: dict.fromkeys(TIMINGS, 0))
     instructions: list = field(default_factory=list)
+    policy: dict = field(default_factory=lambda: {"number": 0, "version": ""})  # the weights that computed it
 
 
 # -- Checksum ---------------------------------------------------------------------------------------------------------
@@ -266,7 +267,11 @@ def encode_recommend(request_id, request):
     if request.trigger_item is not None and request.trigger_key is not None:
         raise ValueError("a request has one trigger, by id or by key")
     options = request.deny_history | request.strict << 1 | request.with_text << 2 | request.log_probs << 3
-    sections = [("SEARCH", 1, struct.pack("<III", request.beams, request.top, options))]
+    # 0 stands for the scenario's own.
+    beams, top = (50, 10) if request.scenario is None else (0, 0)
+    beams = beams if request.beams is None else request.beams
+    top = top if request.top is None else request.top
+    sections = [("SEARCH", 1, struct.pack("<III", beams, top, options))]
     if request.tokens is not None:
         sections.append(("HISTORY_TOKENS", 1, struct.pack(f"<{len(request.tokens)}I", *request.tokens)))
     elif request.items is not None:
@@ -318,6 +323,9 @@ def encode_recommendation(answer):
         sections.append(("ITEM_TEXT", 0, b"".join(texts)))
     made = answer.provenance
     sections.append(("PROVENANCE", 0, b"".join(_text(made[name]) for name in ("model", "catalog", "device", "dtype"))))
+    if any(answer.policy.values()):
+        number, version = answer.policy["number"], answer.policy["version"]
+        sections.append(("POLICY", 0, struct.pack("<Q", number) + _text(version)))
     sections.append(("TIMINGS", 0, struct.pack("<6I", *(answer.timings[name] for name in TIMINGS))))
     steps = min((len(ranked.log_probs) for ranked in answer.results), default=0)
     if steps:
@@ -530,6 +538,7 @@ _READERS = {
         "RESULTS": _results,
         "ITEM_TEXT": None,  # Read behind the others: it needs the items.
         "PROVENANCE": lambda f: {name: f.text(name) for name in ("model", "catalog", "device", "dtype")},
+        "POLICY": lambda f: {"number": f.number("Q", "the policy's number"), "version": f.text("the policy's version")},
         "TIMINGS": lambda f: {name: f.number("I", name) for name in TIMINGS},
         "LEVEL_LOGPROBS": None,  # These too: they need the results.
         "SAMPLE_KEYS": None,
@@ -604,6 +613,7 @@ def _read_recommendation(request_id, found):
     answer.provenance = found.get("PROVENANCE", answer.provenance)
     answer.timings = found.get("TIMINGS", answer.timings)
     answer.instructions = found.get("INSTRUCTIONS_USED", [])
+    answer.policy = found.get("POLICY", answer.policy)
     if text := found.get("ITEM_TEXT"):
         for ranked in answer.results:
             for item in ranked.items:
@@ -869,8 +879,8 @@ def _arguments(arguments):
     history.add_argument("--keys", type=_words, help="history as string keys, oldest first: a,b,c")
     history.add_argument("--tokens", type=_numbers, help="complete prompt as token ids")
     history.add_argument("--prompt", help="complete prompt as text, for the export's tokenizer")
-    parser.add_argument("--beams", type=int, default=50)
-    parser.add_argument("--top", type=int, default=10, help="semantic IDs to return")
+    parser.add_argument("--beams", type=int, help="default: the scenario's, or 50")
+    parser.add_argument("--top", type=int, help="semantic IDs to return; default: the scenario's, or 10")
     parser.add_argument("--max-items-per-sid", type=int)
     parser.add_argument("--deny", type=_numbers, help="numeric ids that must not be recommended")
     parser.add_argument("--deny-keys", type=_words, help="string keys that must not be recommended")
@@ -880,7 +890,7 @@ def _arguments(arguments):
     parser.add_argument("--deadline-ms", type=float)
     parser.add_argument("--user")
     parser.add_argument("--view")
-    parser.add_argument("--scenario", type=int)
+    parser.add_argument("--scenario", type=int, help="scenario of the export that says what is left open")
     parser.add_argument("--trigger", type=int, help="the item that the shopper acts on, by numeric id")
     parser.add_argument("--instructions", type=json.loads, default={}, metavar="JSON",
                         help='values of instructions: {"NAME": [0.5, ..]} or {"NAME": 3}')

@@ -78,7 +78,8 @@ def meaning(frame):
                    for ranked in said.results]
         return {"kind": kind, "id": said.id, "results": results, "unknown_items": said.unknown_items,
                 "instructions": [asdict(used) for used in said.instructions],
-                "prompt_tokens": said.prompt_tokens, "provenance": said.provenance, "timings": said.timings}
+                "prompt_tokens": said.prompt_tokens, "provenance": said.provenance, "timings": said.timings,
+                "policy": said.policy}
     said = {name: value.hex() if isinstance(value, bytes) else value for name, value in said.items()}
     belongs_to_connection = kind in ("HELLO", "HELLO_OK", "CHALLENGE", "AUTH", "GOODBYE", "ERROR")
     return {"kind": kind, **({} if belongs_to_connection else {"id": request_id}), **said}
@@ -306,6 +307,13 @@ class Conversations(unittest.TestCase):
         with contextlib.redirect_stderr(error):
             self.assertEqual(sidereal.main(["--address", "nonsense", "--items", "1"]), 3)
         self.assertIn("HOST:PORT", error.getvalue())
+
+    def test_what_is_left_out_is_the_scenario_s(self):
+        for said, expected in (({}, (50, 10)), ({"scenario": 0}, (0, 0)), ({"scenario": 3, "beams": 7}, (7, 0)),
+                               ({"scenario": 3, "top": 4}, (0, 4)), ({"beams": 0, "top": 5}, (0, 5))):
+            frame = sidereal.encode_recommend(1, sidereal.Request(items=[1], **said))
+            request = sidereal.decode_payload("RECOMMEND", 1, frame[28:])
+            self.assertEqual((request.beams, request.top), expected, said)
 
     def test_contradictory_requests(self):
         for request in (sidereal.Request(), sidereal.Request(items=[], keys=[]),

@@ -6,7 +6,7 @@ use crate::cli::{style, units, window};
 use crate::device::Dtype;
 use crate::export::{Comparer, Export, GoldenCase, ListEntry};
 use crate::request::{Answer, History, Request};
-use crate::schedule::{Delistings, Engine, EngineConfig};
+use crate::schedule::{Engine, EngineConfig, Sidecars};
 
 /// Cases in flight: enough to exercise batching, which must change nothing.
 const IN_FLIGHT: usize = 8;
@@ -70,7 +70,7 @@ fn config(args: &CheckArgs, cases: &[GoldenCase]) -> EngineConfig {
     let mut config = EngineConfig::new(&args.export);
     config.catalog.clone_from(&args.catalog);
     config.device = args.device.choice();
-    config.delistings = Delistings::Ignored;
+    config.sidecars = Sidecars::Ignored;
     let limits = &mut config.limits;
     limits.max_beams = cases.iter().map(|case| case.beams).max().unwrap_or(1);
     limits.max_prompt_tokens = cases.iter().map(|case| case.tokens.len()).max().unwrap_or(1);

@@ -6,6 +6,7 @@
 mod goldens;
 mod inspect;
 mod report;
+mod scenarios;
 mod weights;
 
 use std::path::PathBuf;
@@ -13,10 +14,11 @@ use std::sync::Arc;
 
 use clap::Args;
 
+use crate::catalog::Catalog;
 use crate::cli::options::DeviceArgs;
 use crate::cli::style::{self, Style};
 use crate::cli::{Failure, units};
-use crate::export::{CONFIG, ConfigReader, Export, ExportError, LevelTokens, MANIFEST, Manifest, Weights};
+use crate::export::{CONFIG, ConfigReader, Export, ExportError, LevelTokens, MANIFEST, Manifest, Scenarios, Weights};
 use crate::model::{self, Description};
 use crate::schedule::{Limits, open_catalog};
 
@@ -94,7 +96,8 @@ fn check_export(export: &Arc<Export>, args: &CheckArgs, report: &mut Report) {
         check_tokens(export.manifest(), description, report);
     }
     check_tokenizer(export, description.as_ref(), report);
-    check_catalog(export, args, report);
+    let catalog = check_catalog(export, args, report);
+    scenarios::check(export, args, catalog.as_ref(), report);
     if args.skip_goldens {
         report.note(Part::Goldens, "left out, as asked");
     } else {
@@ -126,6 +129,9 @@ fn check_parts(error: &ExportError, args: &CheckArgs, report: &mut Report) {
     match Manifest::open(&args.export.join(MANIFEST)) {
         Ok(manifest) => check_manifest(&manifest, report),
         Err(fault) => tell(report, Part::Manifest, fault),
+    }
+    if let Err(fault) = Scenarios::open(&args.export) {
+        report.bad(Part::Scenarios, fault);
     }
     if !told {
         report.bad(Part::Config, error);
@@ -224,13 +230,16 @@ fn check_tokenizer(export: &Export, description: Option<&Description>, report: &
     }
 }
 
-fn check_catalog(export: &Export, args: &CheckArgs, report: &mut Report) {
+fn check_catalog(export: &Export, args: &CheckArgs, report: &mut Report) -> Option<Catalog> {
     let waiting = style::spinner("catalogue");
     let opened = open_catalog(export, args.catalog.as_deref());
     waiting.finish_and_clear();
     let catalog = match opened {
         Ok(catalog) => catalog,
-        Err(fault) => return report.bad(Part::Catalogue, fault),
+        Err(fault) => {
+            report.bad(Part::Catalogue, fault);
+            return None;
+        }
     };
     if let Err(fault) = catalog.verify() {
         report.bad(Part::Catalogue, fault);
@@ -251,4 +260,5 @@ fn check_catalog(export: &Export, args: &CheckArgs, report: &mut Report) {
             ),
         );
     }
+    Some(catalog)
 }

@@ -39,6 +39,8 @@ pub enum Part {
     Tokenizer,
     /// The catalogue.
     Catalogue,
+    /// `scenarios.json`, where there is one.
+    Scenarios,
     /// `golden/cases.jsonl`.
     Goldens,
     /// `golden/activations.safetensors`.
@@ -54,6 +56,7 @@ impl Part {
             Part::Tokens => "tokens",
             Part::Tokenizer => "tokenizer",
             Part::Catalogue => "catalogue",
+            Part::Scenarios => "scenarios",
             Part::Goldens => "goldens",
             Part::Activations => "activations",
         }

@@ -10,7 +10,7 @@ use crate::device::noise::{Noise, conditioned};
 use crate::sampling::Sampling;
 
 impl Candidates {
-    /// Draws one child for each beam; at level 0, for each of the request's sequences. Beams without a legal child end.
+    /// Draws one child for each beam; at the first step, for each of the request's sequences. Beams without a legal child end.
     pub(super) fn draw<'a>(
         &mut self,
         expansion: &Expansion,
@@ -19,14 +19,14 @@ impl Candidates {
     ) {
         for (rank, parent) in parents.enumerate() {
             let norm = self.normalize(expansion, sampling, &parent);
-            let sequences = match expansion.level {
+            let sequences = match expansion.step {
                 0 => 0..expansion.beams as u32,
                 _ => rank as u32..rank as u32 + 1,
             };
             for sequence in sequences {
-                Noise::new(sampling, expansion.level, sequence).fill(parent.children.clone(), &mut self.noise);
+                Noise::new(sampling, expansion.step, sequence).fill(parent.children.clone(), &mut self.noise);
                 let mut most = 0;
-                for node in expansion.legal.runs(parent.children.clone()).flatten() {
+                for node in parent.legal.runs(parent.children.clone()).flatten() {
                     let code = expansion.codes[node as usize];
                     most = most.max(key(self.perturbed(&norm, &parent, (node, code)), 0, code));
                 }
@@ -50,17 +50,17 @@ impl Candidates {
                 continue;
             }
             let norm = self.normalize(expansion, sampling, &parent);
-            Noise::new(sampling, expansion.level, 0).fill(parent.children.clone(), &mut self.noise);
+            Noise::new(sampling, expansion.step, 0).fill(parent.children.clone(), &mut self.noise);
             let first = parent.children.start;
             let mut most = f32::NEG_INFINITY;
-            for node in expansion.legal.runs(parent.children.clone()).flatten() {
+            for node in parent.legal.runs(parent.children.clone()).flatten() {
                 let sum = self.perturbed(&norm, &parent, (node, expansion.codes[node as usize]));
                 self.noise[(node - first) as usize] = sum;
                 most = if sum > most { sum } else { most };
             }
             // The largest unconditioned perturbed log-probability of a child, from which the parent's may differ.
             let rise = parent.key - ((parent.log_prob - norm.log_sum) + most);
-            for node in expansion.legal.runs(parent.children.clone()).flatten() {
+            for node in parent.legal.runs(parent.children.clone()).flatten() {
                 let conditioned = conditioned(parent.key, rise, most - self.noise[(node - first) as usize]);
                 self.offer(key(conditioned, rank, expansion.codes[node as usize]), expansion.beams);
             }
@@ -69,7 +69,7 @@ impl Candidates {
 
     /// Normalises over the legal children, and keeps that for the beam.
     fn normalize(&mut self, expansion: &Expansion, sampling: &Sampling, parent: &Parent) -> Norm {
-        self.masked.gather(expansion.legal, parent.children.clone(), (expansion.codes, parent.logits));
+        self.masked.gather(parent.legal, parent.children.clone(), (expansion.codes, parent.logits));
         let norm = Norm {
             lognorm: parent.lognorm.unwrap_or_else(|| self.masked.max() + self.masked.log_sum(1.0)),
             max: self.masked.max(),

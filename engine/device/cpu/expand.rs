@@ -49,8 +49,23 @@ pub(super) struct Step<'a> {
     pub(super) masks: &'a [Arc<NodeMask>],
     /// Token of each code of the level.
     pub(super) tokens: &'a [u32],
+    /// Which semantic ID of the lists.
+    pub(super) item: usize,
     pub(super) level: usize,
     pub(super) scores: Scores<'a>,
+}
+
+impl Step<'_> {
+    /// Tokens chosen before.
+    fn index(&self) -> usize {
+        self.item * self.catalog.levels() + self.level
+    }
+
+    /// What decides which nodes of `level` a beam of a request may expand.
+    fn legal<'a>(&'a self, cohort: &'a CohortState, request: usize, level: usize, spent: &'a [u32]) -> Legal<'a> {
+        let mask = cohort.requests[request].mask.map(|slot| self.masks[slot as usize].level(level));
+        Legal { mask, banned: cohort.banned(request, level), spent }
+    }
 }
 
 /// Chooses the next level's beams of every request. `scratch` grows to one entry a request.
@@ -67,8 +82,11 @@ pub(super) fn expand_select(
         let reason = format!("level {}: {codes} codes in the catalogue, {} tokens", step.level, step.tokens.len());
         return Err(DeviceError::Failed { op: "expand_select", reason });
     }
-    assert_eq!(step.level, cohort.chosen, "expand_select: level {} after {} tokens", step.level, cohort.chosen);
-    assert!(step.level < cohort.steps, "expand_select: level {} of a lane of {} steps", step.level, cohort.steps);
+    let index = step.index();
+    assert_eq!(index, cohort.chosen, "expand_select: step {index} after {} tokens", cohort.chosen);
+    assert!(index < cohort.steps, "expand_select: step {index} of a lane of {} steps", cohort.steps);
+    assert!(step.item < cohort.lists.items, "expand_select: item {} of lists of {}", step.item, cohort.lists.items);
+    cohort.gather_spent(step.item, step.level);
     let requests = cohort.requests.len();
     if scratch.len() < requests {
         scratch.resize_with(requests, Candidates::default);
@@ -86,22 +104,49 @@ pub(super) fn expand_select(
         write_beams(step, cohort, index, candidates);
     }
     cohort.advance();
+    if step.level + 1 == step.catalog.levels() && step.item + 1 < cohort.lists.items {
+        spend(step, cohort);
+    }
     Ok(())
+}
+
+/// Notes what each beam's list has used up with the semantic ID that it has just got: its leaf, and each node above with nothing
+/// left below it.
+fn spend(step: &Step, cohort: &mut CohortState) {
+    let mut lists = std::mem::take(&mut cohort.lists);
+    for (index, request) in cohort.requests.iter().enumerate() {
+        for row in request.live_rows() {
+            let ancestors = &cohort.now.ancestors[row * cohort.steps..][..cohort.steps];
+            let mut node = cohort.now.node[row];
+            lists.begin_item(row, step.item);
+            for level in (0..step.catalog.levels()).rev() {
+                lists.set(row, (step.item, level), node);
+                let Some(above) = step.catalog.parent(level, node) else { break };
+                let siblings = step.catalog.children(level - 1, above);
+                let spent = lists.spent_of(ancestors, step.item + 1, level);
+                if step.legal(cohort, index, level, spent).runs(siblings).next().is_some() {
+                    break;
+                }
+                node = above;
+            }
+        }
+    }
+    cohort.lists = lists;
 }
 
 /// Writes a request's next beams.
 fn write_beams(step: &Step, cohort: &mut CohortState, index: usize, candidates: &Candidates) {
     let CohortState { requests, now, next, steps, log_probs, .. } = cohort;
     let request = &mut requests[index];
-    let first = request.first_row as usize;
+    let (first, at) = (request.first_row as usize, step.index());
     for (rank, child) in candidates.chosen.iter().enumerate() {
         let (row, parent) = (first + rank, first + child.parent_rank);
         let children = children(step.catalog, step.level, now.node[parent]);
         next.node[row] = child_node(step.catalog.level_codes(step.level), children, child.code);
         next.token[row] = step.tokens[usize::from(child.code)];
-        let logits = step.scores.row(if step.level == 0 { index } else { parent }, step.tokens.len()).0;
+        let logits = step.scores.row(if at == 0 { index } else { parent }, step.tokens.len()).0;
         let log_prob = candidates.log_prob(child, request.sampling, logits[usize::from(child.code)]);
-        log_probs[row * *steps + step.level] = log_prob;
+        log_probs[row * *steps + at] = log_prob;
         match request.sampling.map(|sampling| sampling.kind) {
             None => next.score[row] = child.key,
             Some(kind) => {
@@ -111,7 +156,7 @@ fn write_beams(step: &Step, cohort: &mut CohortState, index: usize, candidates: 
                 }
             }
         }
-        inherit(next, now, row, parent, step.level, *steps);
+        inherit(next, now, row, parent, at, *steps);
     }
     request.live = candidates.chosen.len() as u32;
     clear_dead(next, request);
@@ -119,22 +164,21 @@ fn write_beams(step: &Step, cohort: &mut CohortState, index: usize, candidates: 
 
 fn select(step: &Step, cohort: &CohortState, index: usize, candidates: &mut Candidates) {
     let request = &cohort.requests[index];
-    let mask = request.mask.map(|slot| step.masks[slot as usize].level(step.level));
     let expansion = Expansion {
         codes: step.catalog.level_codes(step.level),
-        legal: Legal { mask, banned: cohort.banned(index, step.level) },
-        level: step.level as u32,
+        step: step.index() as u32,
         beams: request.beams as usize,
         sampling: request.sampling,
         isa: step.isa,
     };
     let parents = request.live_rows().map(|row| {
-        let logits_row = if step.level == 0 { index } else { row };
+        let logits_row = if expansion.step == 0 { index } else { row };
         let (logits, lognorm) = step.scores.row(logits_row, step.tokens.len());
         let now = &cohort.now;
         let children = children(step.catalog, step.level, now.node[row]);
         let (score, log_prob, key) = (now.score[row], now.log_prob[row], now.key[row]);
-        Parent { score, log_prob, key, children, logits, lognorm }
+        let legal = step.legal(cohort, index, step.level, cohort.lists.gathered(row, step.item));
+        Parent { score, log_prob, key, children, legal, logits, lognorm }
     });
     candidates.select(&expansion, parents);
 }

@@ -5,10 +5,11 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::lists::Lists;
 use super::slots::Slots;
 use crate::catalog::NodeMask;
 use crate::device::noise::Noise;
-use crate::device::{Beam, Cohort, CohortPlan, DeviceError, MAX_LEVELS, Rows, Span, TokenBatch, check_dense};
+use crate::device::{Beam, Cohort, CohortPlan, DeviceError, MAX_LEVELS, Rows, Segment, Span, TokenBatch, check_dense};
 use crate::sampling::{LogProb, Sampling, SamplingKind};
 
 /// A token batch as operations read it.
@@ -159,14 +160,15 @@ pub(super) struct CohortState {
     /// Where the next step's beams are built, then swapped with `now`.
     pub(super) next: BeamRows,
     pub(super) log_probs: Vec<LogProb>, // [rows, steps] of the token that was chosen for that row at that step
-    banned: Vec<u32>,                   // node ids of all requests and levels
-    ban_ends: Vec<[u32; MAX_LEVELS]>,   // [requests][level] end in `banned`
+    pub(super) lists: Lists,
+    banned: Vec<u32>,                 // node ids of all requests and levels
+    ban_ends: Vec<[u32; MAX_LEVELS]>, // [requests][level] end in `banned`
 }
 
 impl CohortState {
     /// Room for a cohort.
     pub(super) fn plan(plan: CohortPlan) -> CohortState {
-        let CohortPlan { rows, steps, requests, banned_nodes } = plan;
+        let CohortPlan { rows, steps, requests, banned_nodes, lists } = plan;
         CohortState {
             plan,
             steps,
@@ -175,6 +177,7 @@ impl CohortState {
             now: BeamRows::plan(rows, steps),
             next: BeamRows::plan(rows, steps),
             log_probs: vec![LogProb::default(); rows * steps],
+            lists: Lists::plan(lists, rows),
             banned: Vec::with_capacity(banned_nodes),
             ban_ends: Vec::with_capacity(requests),
             ..CohortState::default()
@@ -185,12 +188,14 @@ impl CohortState {
     pub(super) fn bytes(&self) -> usize {
         self.plan.rows
             * (2 * (6 + 2 * self.steps) * size_of::<u32>() + size_of::<RequestState>() + size_of::<Range<usize>>())
+            + self.lists.bytes()
     }
 
     /// Takes over a cohort over (slots, masks) and puts one live beam at the root of each request.
     pub(super) fn write(&mut self, cohort: &Cohort, room: (usize, usize)) -> Result<(), DeviceError> {
         cohort.check(&self.plan, room)?;
         self.chosen = 0;
+        self.lists.items = cohort.items();
         self.requests.clear();
         self.banned.clear();
         self.ban_ends.clear();
@@ -230,6 +235,16 @@ impl CohortState {
         &self.banned[start..end]
     }
 
+    /// Gathers, for each live beam, the nodes of `level` that the first `item` semantic IDs of its list have used up.
+    pub(super) fn gather_spent(&mut self, item: usize, level: usize) {
+        if item == 0 {
+            return;
+        }
+        for row in self.live_ranges.iter().cloned().flatten() {
+            self.lists.gather(row, &self.now.ancestors[row * self.steps..][..self.steps], (item, level));
+        }
+    }
+
     /// Makes the beams built in `next` current.
     pub(super) fn advance(&mut self) {
         std::mem::swap(&mut self.now, &mut self.next);
@@ -266,6 +281,7 @@ impl CohortState {
         };
         Beam {
             leaf: self.now.node[row],
+            earlier: self.lists.earlier(&self.now.ancestors[row * self.steps..][..self.steps]),
             score: self.now.score[row],
             key: distinct.then(|| self.now.key[row]),
             log_probs: steps.map(log_prob).collect(),
@@ -299,6 +315,20 @@ impl Lanes {
             Rows::Beams(lane) => return RowRanges::Many(&self.cohorts[lane.0 as usize].live_ranges),
         };
         if count == 0 { RowRanges::Many(&[]) } else { RowRanges::One(0..count) }
+    }
+
+    /// Where a row's token stands: a token in its segment, a beam's `step`-th behind its request's decoder prefix.
+    pub(super) fn position(&self, rows: Rows, row: usize, step: usize) -> usize {
+        match rows {
+            Rows::Tokens(lane) => self.tokens[lane.0 as usize].positions[row] as usize,
+            Rows::Last(lane) => self.tokens[lane.0 as usize].last_positions[row] as usize,
+            Rows::Beams(lane) => {
+                let requests = &self.cohorts[lane.0 as usize].requests;
+                let behind = requests.partition_point(|request| request.first_row as usize <= row);
+                self.slots.tables(Segment::Prefix).len(requests[behind - 1].slot) + step
+            }
+            Rows::Requests(_) => panic!("{rows:?} have no positions"),
+        }
     }
 }
 
@@ -361,7 +391,7 @@ mod tests {
     fn a_cohort_keeps_each_requests_bans_apart() {
         let request =
             |first_row, banned_nodes| CohortRequest { beams: 2, first_row, banned_nodes, ..CohortRequest::default() };
-        let mut state = CohortState::plan(CohortPlan { rows: 8, steps: 3, requests: 4, banned_nodes: 16 });
+        let mut state = CohortState::plan(CohortPlan { rows: 8, steps: 3, requests: 4, banned_nodes: 16, lists: None });
         let requests =
             vec![request(0, vec![vec![1, 4], vec![], vec![9]]), request(2, vec![]), request(6, vec![vec![], vec![3]])];
         state.write(&Cohort { requests }, (1, 0)).unwrap();
@@ -386,7 +416,13 @@ mod tests {
     fn lanes_say_which_rows_are_live() {
         let mut lanes = Lanes::default();
         lanes.tokens.push(TokenState::plan(4));
-        lanes.cohorts.push(CohortState::plan(CohortPlan { rows: 4, steps: 2, requests: 4, banned_nodes: 16 }));
+        lanes.cohorts.push(CohortState::plan(CohortPlan {
+            rows: 4,
+            steps: 2,
+            requests: 4,
+            banned_nodes: 16,
+            lists: None,
+        }));
         assert!(lanes.ranges(Rows::Tokens(TokenLane(0))).is_empty());
         let batch = TokenBatch { tokens: vec![0; 4], spans: vec![span(0, 0, 2, 0, true), span(1, 2, 2, 0, false)] };
         lanes.tokens[0].write(&batch, 2).unwrap();

@@ -72,7 +72,7 @@ mod tests {
             let logits: Vec<f32> = (0..count + 5).map(|code| ((code * 37) % 101) as f32 / 10.0).collect();
             let banned: Vec<u32> = (0..count + 5).filter(|node| node % 3 == 1).collect();
             let mut masked = Masked::default();
-            masked.gather(Legal { mask: None, banned: &banned }, 3..3 + count, (&codes, &logits));
+            masked.gather(Legal { banned: &banned, ..Legal::default() }, 3..3 + count, (&codes, &logits));
             let of = |node: u32| f64::from(logits[usize::from(codes[node as usize])]);
             let legal = (3..3 + count).filter(|node| node % 3 != 1).map(of);
             let max = legal.clone().fold(f64::NEG_INFINITY, f64::max);
@@ -92,10 +92,10 @@ mod tests {
     fn what_is_no_number_spoils_the_sum_and_nothing_else() {
         let codes = [0, 1, 2];
         let mut masked = Masked::default();
-        masked.gather(Legal { mask: None, banned: &[] }, 0..3, (&codes, &[1.0, f32::NAN, 2.0]));
+        masked.gather(Legal::default(), 0..3, (&codes, &[1.0, f32::NAN, 2.0]));
         assert_eq!(masked.max(), 2.0);
         assert!(masked.log_sum(1.0).is_nan());
-        masked.gather(Legal { mask: None, banned: &[1] }, 0..3, (&codes, &[1.0, f32::NAN, 1.0]));
+        masked.gather(Legal { banned: &[1], ..Legal::default() }, 0..3, (&codes, &[1.0, f32::NAN, 1.0]));
         assert_eq!(masked.log_sum(1.0), ln(2.0));
     }
 }

@@ -8,12 +8,14 @@ mod attend;
 pub mod attention;
 mod draw;
 mod expand;
+mod experts;
 pub mod gemm;
 mod head;
 mod isa;
 pub mod kv;
 mod lanes;
 mod legal;
+mod lists;
 mod masked;
 mod pool;
 mod reduce;
@@ -35,6 +37,7 @@ pub use isa::Isa;
 pub use pool::Pool;
 
 use self::expand::{Columns, Scores, Step};
+use self::experts::{ExpertsRun, ExpertsScratch, PackedExperts};
 use self::head::{HeadRun, HeadScratch, PackedHead};
 use self::kv::{BeamSpan, KvPages, OwnKv, TokenSpan};
 use self::lanes::{CohortState, Lanes, TokenState, end_of};
@@ -46,10 +49,10 @@ use self::views::{matrix, matrix_mut, out};
 use self::weights::{Weights, pack_linear};
 use super::{
     Beam, BeamAttentionArgs, Cohort, CohortLane, CohortPlan, Device, DeviceError, DeviceFacts, Dtype, Embedding,
-    Epilogue, ExpandArgs, ForceArgs, Head, HeadArgs, HeadSource, HistoryAttentionArgs, KvPool, KvShape, Linear,
-    LinearArgs, LinearSource, Mark, Marks, NormArgs, OwnShape, OwnSlab, Queue, RelativeBias, RelativeBiasSource, Rope,
-    RopeSource, Rows, SlotPlan, SlotState, Tensor, TokenBatch, TokenLane, TrieId, Vector, WriteKvArgs, check_mask,
-    expect_matrix, read_vector,
+    Epilogue, ExpandArgs, Experts, ExpertsArgs, ExpertsPlan, ExpertsSource, ExpertsWork, ForceArgs, Head, HeadArgs,
+    HeadSource, HistoryAttentionArgs, KvPool, KvShape, Linear, LinearArgs, LinearSource, ListPlan, Mark, Marks,
+    NormArgs, OwnShape, OwnSlab, Queue, RelativeBias, RelativeBiasSource, Rope, RopeSource, Rows, SlotPlan, SlotState,
+    Tensor, TokenBatch, TokenLane, TrieId, Vector, WriteKvArgs, check_mask, expect_matrix, read_vector,
 };
 use crate::catalog::{Catalog, NodeMask};
 use crate::export::TensorView;
@@ -65,6 +68,7 @@ pub struct CpuDevice {
     own_slabs: Vec<OwnKv>,
     lanes: Lanes,
     head_scratch: HeadScratch,
+    experts_scratch: Vec<ExpertsScratch>,
     marks: Marks<Instant>,
     candidates: Vec<Candidates>, // one a request of a cohort
     token_spans: Vec<TokenSpan>, // of the operation that runs
@@ -91,6 +95,7 @@ impl CpuDevice {
             own_slabs: Vec::new(),
             lanes: Lanes::default(),
             head_scratch: HeadScratch::default(),
+            experts_scratch: Vec::new(),
             marks: Marks::default(),
             candidates: Vec::new(),
             token_spans: Vec::new(),
@@ -144,6 +149,16 @@ impl Device for CpuDevice {
         Ok(RelativeBias(add(&mut self.weights.biases, source.clone())))
     }
 
+    fn experts_weight(&mut self, source: &ExpertsSource) -> Result<Experts, DeviceError> {
+        let packed = PackedExperts::pack(&self.pool, self.isa, self.facts.compute, source)?;
+        Ok(Experts(add(&mut self.weights.experts, packed)))
+    }
+
+    fn experts_work(&mut self, plan: ExpertsPlan) -> Result<ExpertsWork, DeviceError> {
+        let scratch = ExpertsScratch::plan(&mut self.store, self.facts.compute, plan)?;
+        Ok(ExpertsWork(add(&mut self.experts_scratch, scratch)))
+    }
+
     fn rope(&mut self, source: &RopeSource) -> Result<Rope, DeviceError> {
         assert!(
             source.cos.len() == source.sin.len() && source.cos.len().is_multiple_of(source.positions.max(1)),
@@ -187,6 +202,7 @@ impl Device for CpuDevice {
     }
 
     fn cohort_lane(&mut self, plan: CohortPlan) -> Result<CohortLane, DeviceError> {
+        plan.lists.as_ref().map_or(Ok(()), ListPlan::check)?;
         Ok(CohortLane(add(&mut self.lanes.cohorts, CohortState::plan(plan))))
     }
 
@@ -266,6 +282,21 @@ impl Device for CpuDevice {
         Ok(())
     }
 
+    fn add_positions(&mut self, rows: Rows, table: Embedding, step: usize, out: Tensor) -> Result<(), DeviceError> {
+        let table = &self.weights.embeddings[table.0 as usize];
+        let ranges = self.lanes.ranges(rows);
+        expect_shape("add_positions", "out", out, end_of(&ranges), table.cols());
+        let lanes = &self.lanes;
+        let position = |row: usize| lanes.position(rows, row, step);
+        if let Some(row) = ranges.iter().cloned().flatten().find(|&row| position(row) >= table.rows()) {
+            let reason = format!("row {row}: position {} of {}", position(row), table.rows());
+            return Err(DeviceError::Failed { op: "add_positions", reason });
+        }
+        let mut buffer = self.store.write("add_positions", out);
+        rows::add_positions(&self.pool, &ranges, table, position, views::out(&mut buffer, out));
+        Ok(())
+    }
+
     fn norm(&mut self, args: &NormArgs) -> Result<(), DeviceError> {
         let weight = &self.weights.vectors[args.weight.0 as usize];
         let ranges = self.lanes.ranges(args.rows);
@@ -296,6 +327,26 @@ impl Device for CpuDevice {
             let out = matrix_mut(&mut out, args.out, range.start);
             gemm::gemm(&self.pool, self.isa, x, range.len(), weight, out, args.epilogue);
         }
+        Ok(())
+    }
+
+    fn experts(&mut self, args: &ExpertsArgs) -> Result<(), DeviceError> {
+        let experts = &self.weights.experts[args.experts.0 as usize];
+        let ranges = self.lanes.ranges(args.rows);
+        expect_shape("experts", "x", args.x, end_of(&ranges), experts.shape().hidden);
+        expect_shape("experts", "out", args.out, end_of(&ranges), experts.shape().hidden);
+        assert_eq!(args.x.dtype, self.facts.compute, "experts: type of x");
+        let run = ExpertsRun {
+            isa: self.isa,
+            pool: &self.pool,
+            store: &self.store,
+            experts,
+            ranges: &ranges,
+            x: args.x,
+            activation: args.activation,
+            out: args.out,
+        };
+        run.run(&mut self.experts_scratch[args.work.0 as usize]);
         Ok(())
     }
 
@@ -375,6 +426,7 @@ impl Device for CpuDevice {
             catalog,
             masks: &self.lanes.masks,
             tokens,
+            item: args.item,
             level: args.level,
             scores: Scores {
                 logits: columns(&logits, args.logits),

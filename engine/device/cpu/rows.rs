@@ -38,6 +38,23 @@ pub(super) fn embed(pool: &Pool, ranges: &[Range<usize>], table: &TensorView, to
     });
 }
 
+/// `out[row] += table[position(row)]`. The positions are in range.
+pub(super) fn add_positions(
+    pool: &Pool,
+    ranges: &[Range<usize>],
+    table: &TensorView,
+    position: impl Fn(usize) -> usize + Sync,
+    out: Out<f32>,
+) {
+    let (cols, stride) = (table.cols(), out.stride);
+    let parts = Parts::new(out.data);
+    for_each_row(pool, ranges, cols, |row| {
+        // SAFETY: `for_each_row` visits a row once, and a row's columns lie within its stride.
+        let values = unsafe { parts.range(row * stride..row * stride + cols) };
+        table.add_row(position(row), values);
+    });
+}
+
 /// `out[row] = values[row]`: input vectors, `[rows, columns of the output]`.
 pub(super) fn copy_dense<T: Element>(pool: &Pool, ranges: &[Range<usize>], values: &[f32], out: Out<T>) {
     let rows = ranges.last().map_or(0, |range| range.end);

@@ -19,9 +19,8 @@ use crate::sampling::{LogProb, Sampling, SamplingKind};
 pub(super) struct Expansion<'a> {
     /// Code of each node of the level: `[nodes]`.
     pub(super) codes: &'a [u16],
-    /// Which nodes of the level may be candidates.
-    pub(super) legal: Legal<'a>,
-    pub(super) level: u32,
+    /// Tokens chosen before: what noise is a function of.
+    pub(super) step: u32,
     /// Beams to keep.
     pub(super) beams: usize,
     /// Draws children instead of keeping the best.
@@ -39,6 +38,8 @@ pub(super) struct Parent<'a> {
     pub(super) key: f32,
     /// Nodes of the level below it.
     pub(super) children: Range<u32>,
+    /// Which of them may be candidates.
+    pub(super) legal: Legal<'a>,
     /// Logits of the level's codes.
     pub(super) logits: &'a [f32],
     /// The head's; without one, the log-sum-exp over the legal children.
@@ -116,7 +117,7 @@ impl Candidates {
             }
             let lognorm = parent.lognorm.unwrap_or_else(|| self.legal_lognorm(expansion, &parent));
             self.norms.push(Norm { lognorm, ..Norm::default() });
-            for run in expansion.legal.runs(parent.children.clone()) {
+            for run in parent.legal.runs(parent.children.clone()) {
                 for &code in &expansion.codes[run.start as usize..run.end as usize] {
                     let score = parent.score + (parent.logits[usize::from(code)] - lognorm);
                     self.offer(key(score, rank, code), expansion.beams);
@@ -141,7 +142,7 @@ impl Candidates {
 
     /// Log-sum-exp over the legal children of a beam; at least the largest legal logit.
     fn legal_lognorm(&mut self, expansion: &Expansion, parent: &Parent) -> f32 {
-        self.masked.gather(expansion.legal, parent.children.clone(), (expansion.codes, parent.logits));
+        self.masked.gather(parent.legal, parent.children.clone(), (expansion.codes, parent.logits));
         self.masked.max() + self.masked.log_sum(1.0)
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::experts::PackedExperts;
 use super::gemm::PackedMatrix;
 use super::head::PackedHead;
 use super::{Isa, Pool};
@@ -13,6 +14,7 @@ use crate::export::TensorView;
 #[derive(Default)]
 pub(super) struct Weights {
     pub(super) linears: Vec<PackedMatrix>,
+    pub(super) experts: Vec<PackedExperts>,
     pub(super) vectors: Vec<Vec<f32>>,
     pub(super) embeddings: Vec<TensorView>,
     pub(super) heads: Vec<PackedHead>,
@@ -25,11 +27,12 @@ impl Weights {
     /// Bytes in memory; what stays mapped does not count.
     pub(super) fn bytes(&self) -> usize {
         let linears: usize = self.linears.iter().map(PackedMatrix::bytes).sum();
+        let experts: usize = self.experts.iter().map(PackedExperts::bytes).sum();
         let heads: usize = self.heads.iter().map(PackedHead::bytes).sum();
         let vectors: usize = self.vectors.iter().map(|vector| vector.len() * 4).sum();
         let biases: usize = self.biases.iter().map(|bias| bias.by_distance.len() * 4).sum();
         let ropes: usize = self.ropes.iter().map(|rope| (rope.cos.len() + rope.sin.len()) * 4).sum();
-        linears + heads + vectors + biases + ropes
+        linears + experts + heads + vectors + biases + ropes
     }
 }
 

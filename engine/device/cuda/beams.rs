@@ -75,6 +75,7 @@ pub(super) fn found(cohort: &Cohorts, words: &[u32]) -> Vec<Vec<Beam>> {
             let steps = if request.log_probs { cohort.chosen } else { 0 };
             let beam = |row: usize| Beam {
                 leaf: words[row],
+                earlier: Vec::new(),
                 score: float(parts.rows + row),
                 key: request.distinct.then(|| float(parts.keys + row)),
                 log_probs: (0..steps).map(|step| log_prob(row, step)).collect(),

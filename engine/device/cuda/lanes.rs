@@ -8,19 +8,22 @@ use std::sync::Arc;
 
 use sidereal_ffi::params::{RequestEntry, SAMPLING_DISTINCT, SAMPLING_INDEPENDENT, SAMPLING_NONE};
 
+use super::dense::Dense;
 use super::driver::Driver;
 use super::memory::{Memory, Purpose};
 use super::ops::split_bucket;
 use super::slots::Slots;
 use super::staging::Staging;
 use crate::device::noise::Noise;
-use crate::device::{Cohort, CohortPlan, CohortRequest, DeviceError, MAX_LEVELS, Queue, Segment, TokenBatch};
+use crate::device::{
+    Cohort, CohortPlan, CohortRequest, DeviceError, MAX_LEVELS, Queue, Segment, TokenBatch, check_dense,
+};
 use crate::sampling::{LogProb, Sampling, SamplingKind};
 
 /// Query rows of an attention tile; `QUERY_TILE_ROWS` of `kernels/include/params/common.h`.
 pub(super) const QUERY_TILE_ROWS: usize = 64;
 /// Token batches whose copies may be outstanding before the host waits.
-const STAGED_BATCHES: usize = 2;
+pub(super) const STAGED_BATCHES: usize = 2;
 
 /// Rounds a count up to a bucket within a capacity.
 fn bucket(count: usize, capacity: usize) -> usize {
@@ -85,6 +88,10 @@ pub(super) struct Tokens {
     pub(super) queue: Queue,
     pub(super) extent: TokenExtent,
     pub(super) capacity: TokenExtent,
+    /// Rows of the batch that was last written.
+    pub(super) written: usize,
+    /// Input vectors beside the tokens, if they are planned.
+    pub(super) dense: Option<Dense>,
     address: u64,
     offsets: TokenOffsets,
     staging: Staging,
@@ -117,10 +124,30 @@ impl Tokens {
             queue,
             extent: TokenExtent::default(),
             capacity: TokenExtent { rows, lasts, tiles },
+            written: 0,
+            dense: None,
             address: memory.zeroed(Purpose::Workspace, format!("token lane of {rows} rows"), offsets.words * 4)?,
             staging: Staging::plan(driver, STAGED_BATCHES, offsets.words)?,
             offsets,
         })
+    }
+
+    /// Room for input vectors of `cols` elements.
+    pub(super) fn plan_dense(
+        &mut self,
+        driver: &Arc<Driver>,
+        memory: &mut Memory,
+        cols: usize,
+    ) -> Result<(), DeviceError> {
+        self.dense = Some(Dense::plan(driver, memory, (self.capacity.rows, cols))?);
+        Ok(())
+    }
+
+    /// Enqueues the input vectors of the batch that was last written.
+    pub(super) fn write_dense(&mut self, values: &[f32]) -> Result<(), DeviceError> {
+        let room = self.dense.as_ref().map_or(0, |dense| dense.cols);
+        check_dense(values.len(), self.written, room)?;
+        self.dense.as_mut().expect("without them there is no room").write(self.queue, values)
     }
 
     /// Enqueues a batch's descriptor.
@@ -155,6 +182,10 @@ impl Tokens {
             words[offsets.counts..][..4].copy_from_slice(&counts);
             offsets.words
         })?;
+        self.written = rows;
+        if let Some(dense) = &mut self.dense {
+            dense.forget();
+        }
         self.extent = TokenExtent {
             rows: bucket(rows, capacity),
             lasts: bucket(lasts, most_spans),
@@ -262,7 +293,10 @@ pub(super) struct Cohorts {
 
 impl Cohorts {
     pub(super) fn plan(driver: &Arc<Driver>, memory: &mut Memory, plan: CohortPlan) -> Result<Cohorts, DeviceError> {
-        let CohortPlan { rows, steps, requests, banned_nodes } = plan;
+        let CohortPlan { rows, steps, requests, banned_nodes, lists } = plan;
+        if lists.is_some_and(|lists| lists.items > 1) {
+            return Err(DeviceError::Unavailable("lists of semantic IDs are not served on CUDA yet".into()));
+        }
         let mut layout = Layout::default();
         let mut offsets = CohortOffsets {
             counts: layout.add(4),

@@ -9,6 +9,7 @@
 
 mod beams;
 mod cublaslt;
+mod dense;
 mod driver;
 mod graphs;
 mod image_cache;
@@ -324,6 +325,10 @@ impl Device for CudaDevice {
         Ok(lane)
     }
 
+    fn plan_dense(&mut self, lane: TokenLane, cols: usize) -> Result<(), DeviceError> {
+        self.tokens[lane.0 as usize].plan_dense(&self.driver, &mut self.memory, cols)
+    }
+
     fn cohort_lane(&mut self, plan: CohortPlan) -> Result<CohortLane, DeviceError> {
         let lane = Cohorts::plan(&self.driver, &mut self.memory, plan)?;
         let pinned = self.driver.pin("beams", beams::words(&plan))?;
@@ -358,6 +363,10 @@ impl Device for CudaDevice {
     fn write_tokens(&mut self, lane: TokenLane, batch: &TokenBatch) -> Result<(), DeviceError> {
         let slots = self.slots().count();
         self.tokens[lane.0 as usize].write(batch, slots)
+    }
+
+    fn write_dense(&mut self, lane: TokenLane, values: &[f32]) -> Result<(), DeviceError> {
+        self.tokens[lane.0 as usize].write_dense(values)
     }
 
     fn write_mask(&mut self, slot: u32, mask: &Arc<NodeMask>) -> Result<(), DeviceError> {
@@ -426,6 +435,14 @@ impl Device for CudaDevice {
 
     fn embed(&mut self, rows: Rows, table: Embedding, out: Tensor) -> Result<(), DeviceError> {
         self.run_embed(rows, table, out)
+    }
+
+    fn embed_dense(&mut self, lane: TokenLane, out: Tensor) -> Result<(), DeviceError> {
+        self.run_embed_dense(lane, out)
+    }
+
+    fn add_positions(&mut self, rows: Rows, table: Embedding, step: usize, out: Tensor) -> Result<(), DeviceError> {
+        self.run_add_positions((rows, step), table, out)
     }
 
     fn norm(&mut self, args: &NormArgs) -> Result<(), DeviceError> {

@@ -6,6 +6,7 @@
 //! [`Stats::given_up`](crate::schedule::stats::Stats::given_up).
 
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::Core;
@@ -23,6 +24,10 @@ impl Core {
         let now = self.now();
         let too_soon = self.back_at.is_some_and(|before| now - before < APART);
         self.start_over();
+        // Who opens a device at this moment fails soon, or hands it over; it is of no use, and keeps the card's broken context.
+        let opening = Arc::clone(&self.opening);
+        let _opening = opening.lock().unwrap_or_else(PoisonError::into_inner);
+        self.forget_opened();
         // The old device goes first: both would not fit.
         self.hardware = None;
         if too_soon {
@@ -68,7 +73,7 @@ impl Core {
         }
     }
 
-    fn give_up(&mut self) {
+    pub(super) fn give_up(&mut self) {
         self.stats.given_up.store(true, Ordering::Release);
         for slot in std::mem::take(&mut self.prefilling) {
             self.release(slot).ticket.refuse(RefusalKind::DeviceFailed, GIVEN_UP);

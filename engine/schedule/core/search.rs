@@ -75,6 +75,7 @@ impl Core {
                     banned_nodes: std::mem::take(&mut resolved.banned_nodes),
                     sampling: resolved.sampling,
                     log_probs: resolved.log_probs,
+                    list: 1,
                     mask,
                 });
                 self.ready.remove(0);
@@ -223,7 +224,8 @@ impl Core {
             self.cost.observe_request(marks.prefill + marks.search, tokens, beams_wide);
             // The queue holds every request in flight, so this never blocks; it fails only when the host thread is gone,
             // and then the dropped ticket answers.
-            let _ = self.outgoing.send(Finished { ticket, resolved, beams, timings: marks });
+            let policy = Arc::clone(&self.policy);
+            let _ = self.outgoing.send(Finished { ticket, resolved, beams, policy, timings: marks });
         }
     }
 }

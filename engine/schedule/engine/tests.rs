@@ -6,13 +6,16 @@ use crossbeam_channel::{Receiver, bounded};
 
 use super::*;
 use crate::catalog::Journal;
-use crate::request::{Answer, History, Provenance};
+use crate::export::ScenarioBounds;
+use crate::request::{Answer, History, Policy, Provenance};
 use crate::schedule::core::simulation::fakes::export;
 use crate::schedule::core::simulation::parts;
 use crate::schedule::core::simulation::scenario::Scenario;
 use crate::schedule::core::simulation::world::{Known, World, prompt};
 use crate::schedule::host::Host;
-use crate::schedule::snapshots::Follower;
+use crate::schedule::replace::Prepare;
+use crate::schedule::scenarios::ScenarioFollower;
+use crate::schedule::snapshots::{Follower, Followers};
 use crate::search::SearchPlan;
 
 const REQUESTS: usize = 12;
@@ -25,7 +28,7 @@ fn engine(panic_at: Option<u64>) -> Engine {
     scenario.temper.panic_at = panic_at;
     let world = World::shared(scenario.shape.clone(), scenario.temper.clone(), scenario.lanes, 0);
     world.lock().known = vec![Known { tokens: TOKENS, beams: 4, ..Known::default() }; REQUESTS];
-    let mut parts = parts(&scenario, &world);
+    let (mut parts, to_swap) = parts(&scenario, &world);
     parts.clock = Box::new(Instant::now);
     let (manifest, catalog) = export(scenario.export);
     let bounds = Bounds {
@@ -39,7 +42,8 @@ fn engine(panic_at: Option<u64>) -> Engine {
     };
     let everything = Snapshot::new(Arc::clone(catalog), Vec::new());
     let journal = Journal::at(Path::new("no journal.delist"));
-    let (snapshot, follower) = Follower::catch_up(journal, everything).unwrap();
+    let (snapshot, journal) = Follower::catch_up(journal, everything).unwrap();
+    let scenarios = ScenarioFollower::catch_up(Path::new("no export"), ScenarioBounds::default()).unwrap();
     let host = Host {
         manifest: manifest.clone(),
         snapshots: Snapshots::new(snapshot),
@@ -56,7 +60,10 @@ fn engine(panic_at: Option<u64>) -> Engine {
         max_beams: 16,
         max_prompt_tokens: 64,
     };
-    Engine::launch(Loaded { host, parts, follower: Some(follower), facts }, Limits::default()).unwrap()
+    let prepare: Prepare = Box::new(|_, _| Err(LoadError::EmptyCatalog));
+    let replacer = Replacer::new(Policy::default(), prepare, Arc::clone(&parts.opening), to_swap);
+    let followers = Some(Followers { journal, scenarios });
+    Engine::launch(Loaded { host, parts, followers, facts, replacer }, Limits::default()).unwrap()
 }
 
 fn request(id: usize) -> Request {

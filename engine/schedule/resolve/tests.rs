@@ -75,7 +75,6 @@ fn the_door_names_what_is_wrong() {
         (Request { sampling: sampling(f32::NAN), ..base() }, bad, "temperature is NaN; it must be 0.01 to 100"),
         (Request { sampling: sampling(0.0), ..base() }, bad, "temperature is 0;"),
         (Request { sampling: sampling(f32::INFINITY), ..base() }, bad, "temperature is inf"),
-        (Request { scenario: Some(3), ..base() }, RefusalKind::Unsupported, "scenario"),
         (tokens(vec![]), bad, "tokens is empty"),
         (text(&"\u{e9}".repeat(26)), RefusalKind::TooLong, "the text has 52 bytes; the limit is 50"),
         (Request { deny_history: true, ..text("tea") }, bad, "deny_history needs a history given as items, not text"),
@@ -192,6 +191,7 @@ fn the_newest_journal_has_the_last_word() {
     let leaf = |item| catalog.leaf_of(catalog.item(item).unwrap());
     let beams = [10, 20, 30].map(|item| crate::device::Beam {
         leaf: leaf(item),
+        earlier: Vec::new(),
         score: -1.0,
         key: None,
         log_probs: Vec::new(),

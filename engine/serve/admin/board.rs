@@ -67,6 +67,11 @@ impl Board {
         }
     }
 
+    /// What answers requests, once there is something.
+    pub(super) fn service(&self) -> Option<&Arc<dyn Service>> {
+        self.served.get().map(|served| &served.service)
+    }
+
     /// Since the board was made.
     pub(super) fn uptime(&self) -> Duration {
         self.began.elapsed()

@@ -41,6 +41,7 @@ impl Collector for Metrics {
         requests(&mut out, &engine, &counters)?;
         stages(&mut out, &engine)?;
         work(&mut out, &engine)?;
+        scenarios(&mut out, &engine)?;
         sockets(&mut out, &counters)?;
         process::encode(&mut out)
     }
@@ -88,7 +89,25 @@ fn work(out: &mut Families<'_>, engine: &EngineCounts) -> fmt::Result {
     out.histogram("sidereal_cohort_rows", "Beam rows that were searched together", &engine.cohort_rows)?;
     out.counter("sidereal_prefill_tokens", "Prompt tokens prefilled", engine.prefill_tokens as f64)?;
     out.counter("sidereal_decoded_beams", "Beam rows decoded, each step counted", engine.decoded_beams as f64)?;
-    out.counter("sidereal_device_losses", "Times the device was lost and opened again", engine.device_losses as f64)
+    out.counter("sidereal_device_losses", "Times the device was lost and opened again", engine.device_losses as f64)?;
+    let version = [("version", engine.policy.version.as_str())];
+    out.gauges(
+        "sidereal_policy",
+        "Number of the weights that newcomers are served by",
+        [(version, engine.policy.number)],
+    )?;
+    out.counter("sidereal_weights_replaced", "Times other weights took over", engine.weights_replaced as f64)?;
+    out.counter("sidereal_weights_failed", "Attempts to replace the weights that failed", engine.weights_failed as f64)
+}
+
+fn scenarios(out: &mut Families<'_>, engine: &EngineCounts) -> fmt::Result {
+    out.gauge("sidereal_scenarios", "Scenarios in force", engine.scenarios)?;
+    let reloads = [("applied", engine.scenarios_applied), ("refused", engine.scenarios_refused)];
+    out.counters(
+        "sidereal_scenario_reloads",
+        "New scenario files, by whether they were taken or the former ones held",
+        reloads.into_iter().map(|(outcome, count)| ([("outcome", outcome)], count)),
+    )
 }
 
 fn sockets(out: &mut Families<'_>, counters: &Counters) -> fmt::Result {

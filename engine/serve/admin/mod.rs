@@ -1,8 +1,9 @@
 //! The admin listener: HTTP pages about a server, for Prometheus, for probes, and for people.
 //!
-//! `GET /metrics`, `/healthz`, `/readyz`, `/stats`, `/`. It has a thread and a poll of its own, starts before the engine
-//! loads and ends after the drain, and only reads: nothing it does reaches the engine thread or the socket loop, and nobody
-//! can change anything through it. There is no authentication, so it listens beyond loopback only when that is said.
+//! `GET /metrics`, `/healthz`, `/readyz`, `/stats`, `/weights`, `/`. It has a thread and a poll of its own, starts before the
+//! engine loads and ends after the drain, and reads: nothing it does waits for the engine thread or the socket loop. The one
+//! thing that can be changed through it are the weights (`POST /weights`), and only where that was said and from this
+//! machine. There is no authentication, so it listens beyond loopback only when that is said.
 
 mod board;
 mod event_loop;
@@ -13,6 +14,7 @@ mod page;
 mod pages;
 mod peer;
 mod process;
+mod weights;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,9 +37,11 @@ pub struct AdminConfig {
     pub listen: Address,
     /// Who may reach them.
     pub reach: AdminReach,
+    /// Whether `POST /weights` replaces the engine's weights. It never does for [`AdminReach::Anybody`].
+    pub weights: bool,
     /// Permission bits of a Unix socket.
     pub unix_mode: u32,
-    /// How long a request's head may take to arrive, and a response to be taken.
+    /// How long a request may take to arrive, and a response to be taken.
     pub patience: Duration,
 }
 
@@ -54,7 +58,8 @@ pub enum AdminReach {
 impl AdminConfig {
     /// On `listen`, for this machine; a Unix socket for the owner only.
     pub fn new(listen: Address) -> AdminConfig {
-        AdminConfig { listen, reach: AdminReach::ThisMachine, unix_mode: 0o600, patience: Duration::from_secs(5) }
+        let (reach, patience) = (AdminReach::ThisMachine, Duration::from_secs(5));
+        AdminConfig { listen, reach, weights: false, unix_mode: 0o600, patience }
     }
 }
 
@@ -81,7 +86,7 @@ impl Admin {
         let poll = Poll::new().map_err(fail("creating a poll for the admin pages"))?;
         let waker = Waker::new(poll.registry(), WAKE).map_err(fail("creating a waker for the admin pages"))?;
         let stop = Arc::new(AtomicBool::new(false));
-        let pages = Pages::new(board, config.reach, config.patience);
+        let pages = Pages::new(board, config);
         let mut io =
             EventLoop::new(poll, listener, pages, Arc::clone(&stop)).map_err(fail("registering the admin listener"))?;
         let run = move || {

@@ -31,6 +31,9 @@ pub(super) fn status_page(board: &Board) -> String {
     let served = format!("{} · catalogue {} · {} · {}", facts.model, facts.catalog, facts.device, facts.dtype);
     page.text(if facts.model.is_empty() { "the engine is loading" } else { &served });
     page.raw("</p>\n<p>");
+    if engine.policy.number > 0 {
+        page.text(&format!("weights {} (replacement {}) · ", engine.policy.version, engine.policy.number));
+    }
     page.text(&format!("version {} · up {}", env!("CARGO_PKG_VERSION"), show_time(board.uptime().as_secs())));
     page.raw("</p>\n");
 

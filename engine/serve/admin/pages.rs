@@ -9,7 +9,8 @@ use prometheus_client::registry::Registry;
 use super::http::{Ask, Method, Response};
 use super::metrics::Metrics;
 use super::page::status_page;
-use super::{AdminReach, Board};
+use super::weights;
+use super::{AdminConfig, AdminReach, Board};
 
 /// The pages of one server.
 pub(super) struct Pages {
@@ -17,13 +18,17 @@ pub(super) struct Pages {
     metrics: Registry,
     reach: AdminReach,
     patience: Duration,
+    /// Whether weights can be replaced here.
+    weights: bool,
 }
 
 impl Pages {
-    pub(super) fn new(board: Arc<Board>, reach: AdminReach, patience: Duration) -> Pages {
+    pub(super) fn new(board: Arc<Board>, config: &AdminConfig) -> Pages {
         let mut metrics = Registry::default();
         metrics.register_collector(Box::new(Metrics::new(Arc::clone(&board))));
-        Pages { board, metrics, reach, patience }
+        // Nobody is asked who they are, so what changes the server is for this machine alone, whatever the configuration says.
+        let weights = config.weights && config.reach == AdminReach::ThisMachine;
+        Pages { board, metrics, reach: config.reach, patience: config.patience, weights }
     }
 
     /// How long a peer may take to ask, and again to take its answer.
@@ -36,7 +41,10 @@ impl Pages {
         if !self.is_meant(ask.host.as_deref()) {
             return Response::line(403, "ask by an address or as localhost: no other name is this machine's own");
         }
-        if ask.method == Method::Other {
+        if let (Method::Post, "/weights", Some(order)) = (ask.method, ask.path.as_str(), &ask.order) {
+            return weights::replace(&self.board, self.weights, order);
+        }
+        if matches!(ask.method, Method::Other | Method::Post) {
             return Response::line(405, "the pages can be read (GET, HEAD) and nothing else");
         }
         match ask.path.as_str() {
@@ -51,7 +59,8 @@ impl Pages {
                 Err(why) => Response::line(503, why),
             },
             "/stats" => self.stats(),
-            _ => Response::line(404, "there are /, /metrics, /healthz, /readyz and /stats"),
+            "/weights" => weights::status(&self.board),
+            _ => Response::line(404, "there are /, /metrics, /healthz, /readyz, /stats and /weights"),
         }
     }
 
@@ -89,6 +98,6 @@ impl Pages {
             "engine": moment.engine.to_json(),
             "server": server,
         });
-        Response { status: 200, content_type: "application/json", body: format!("{told}\n") }
+        Response::json(200, &told)
     }
 }

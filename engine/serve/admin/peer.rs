@@ -97,9 +97,9 @@ impl Peer {
             Ok(Some(ask)) => (pages.respond(&ask), ask.method),
             Ok(None) if count > 0 => return Ok(true),
             Ok(None) if head.is_empty() => return Ok(false),
-            Ok(None) => (Response::line(400, "the request ends in the middle of its head"), Method::Get),
+            Ok(None) => (Response::line(400, "the request ends in the middle"), Method::Get),
             Err(BadHead::Malformed) => (Response::line(400, "this is not HTTP/1.1"), Method::Get),
-            Err(BadHead::TooLarge) => (Response::line(431, "the request's head is too large"), Method::Get),
+            Err(BadHead::TooLarge) => (Response::line(431, "the request is too large"), Method::Get),
         };
         self.respond(&response, method, now + pages.patience());
         Ok(true)

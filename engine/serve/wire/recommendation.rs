@@ -5,7 +5,7 @@
 
 use super::section::{Fields, put_optional_text, put_text};
 use super::{Frame, FrameWriter, Kind, Sections, Tag, WireError};
-use crate::request::{InstructionUsed, Item, Origin, Provenance, Ranked, Recommendation, StageTimings};
+use crate::request::{InstructionUsed, Item, Origin, Policy, Provenance, Ranked, Recommendation, StageTimings};
 use crate::sampling::LogProb;
 
 /// Appends a RECOMMENDATION.
@@ -29,6 +29,13 @@ pub fn encode_recommendation(answer: &Recommendation, limit: usize, out: &mut Ve
         let made = &answer.provenance;
         [&made.model, &made.catalog, &made.device, &made.dtype].into_iter().for_each(|text| put_text(out, text));
     });
+    let policy = &answer.provenance.policy;
+    if *policy != Policy::default() {
+        frame.optional(Tag::Policy, |out| {
+            out.extend_from_slice(&policy.number.to_le_bytes());
+            put_text(out, &policy.version);
+        });
+    }
     let spent = &answer.timings;
     frame.optional(Tag::Timings, |out| {
         let stages =
@@ -73,10 +80,10 @@ fn put_ranked(out: &mut Vec<u8>, ranked: &Ranked) {
     ranked.items.iter().for_each(|item| out.extend_from_slice(&item.id.to_le_bytes()));
 }
 
-/// Reads the payload of a RECOMMENDATION. Absent text, provenance or timings read as none, empty and zero.
+/// Reads the payload of a RECOMMENDATION. Absent text, provenance, policy or timings read as none, empty and zero.
 pub fn decode_recommendation(frame: &Frame<'_>) -> Result<Recommendation, WireError> {
     let (mut summary, mut results, mut text, mut provenance, mut timings) = (None, None, None, None, None);
-    let (mut log_probs, mut keys, mut instructions) = (None, None, None);
+    let (mut log_probs, mut keys, mut instructions, mut policy) = (None, None, None, None);
     for section in Sections::new(frame.payload) {
         let section = section?;
         let Some(tag) = Tag::from_code(section.id.0) else {
@@ -104,6 +111,7 @@ pub fn decode_recommendation(frame: &Frame<'_>) -> Result<Recommendation, WireEr
             }
             Tag::InstructionsUsed => section.store(tag, &mut instructions, read_instructions(&mut fields)?)?,
             Tag::Provenance => section.store(tag, &mut provenance, read_provenance(&mut fields)?)?,
+            Tag::Policy => section.store(tag, &mut policy, read_policy(&mut fields)?)?,
             Tag::Timings => section.store(tag, &mut timings, read_timings(&mut fields)?)?,
             _ => {
                 section.skip(Kind::Recommendation)?;
@@ -139,7 +147,7 @@ pub fn decode_recommendation(frame: &Frame<'_>) -> Result<Recommendation, WireEr
         unknown_items,
         prompt_tokens,
         instructions: instructions.unwrap_or_default(),
-        provenance: provenance.unwrap_or_default(),
+        provenance: Provenance { policy: policy.unwrap_or_default(), ..provenance.unwrap_or_default() },
         timings: timings.unwrap_or_default(),
     })
 }
@@ -196,7 +204,12 @@ fn read_provenance(fields: &mut Fields<'_>) -> Result<Provenance, WireError> {
         catalog: fields.text("the catalogue")?.to_owned(),
         device: fields.text("the device")?.to_owned(),
         dtype: fields.text("the dtype")?.to_owned(),
+        policy: Policy::default(),
     })
+}
+
+fn read_policy(fields: &mut Fields<'_>) -> Result<Policy, WireError> {
+    Ok(Policy { number: fields.u64("the policy's number")?, version: fields.text("the policy's version")?.to_owned() })
 }
 
 fn read_timings(fields: &mut Fields<'_>) -> Result<StageTimings, WireError> {

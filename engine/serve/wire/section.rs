@@ -114,6 +114,8 @@ tags! {
     SampleKeys = 0x0206 "SAMPLE_KEYS",
     /// RECOMMENDATION: where each instruction of the decoder's prompt came from.
     InstructionsUsed = 0x0207 "INSTRUCTIONS_USED",
+    /// RECOMMENDATION: which weights computed it.
+    Policy = 0x020a "POLICY",
     /// REFUSAL: code and message.
     Reason = 0x0300 "REASON",
     /// ERROR: code and message.

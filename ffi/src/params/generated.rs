@@ -177,6 +177,52 @@ const _: () = {
     ["Offset of field: QueryTile::slot"][::core::mem::offset_of!(QueryTile, slot) - 8usize];
     ["Offset of field: QueryTile::first_position"][::core::mem::offset_of!(QueryTile, first_position) - 12usize];
 };
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct PositionsParams {
+    #[doc = " T\\[positions\\]\\[cols\\], as in the file"]
+    pub table: u64,
+    #[doc = " u32: rows now"]
+    pub live: u64,
+    #[doc = " u32\\[rows\\] of a token lane; 0 for beams"]
+    pub row_position: u64,
+    #[doc = " u32\\[rows\\] of a cohort lane; 0 for tokens"]
+    pub row_request: u64,
+    #[doc = " RequestEntry\\[\\] of a cohort lane; 0 for tokens"]
+    pub requests: u64,
+    #[doc = " u32: valid prefix tokens of slot s at prefix\\_lengths\\[s \\* slot\\_stride\\]; 0 for tokens"]
+    pub prefix_lengths: u64,
+    #[doc = " f32\\[rows\\]\\[out\\_stride\\], added to"]
+    pub out: u64,
+    #[doc = " rows of the table"]
+    pub positions: u32,
+    pub cols: u32,
+    pub out_stride: u32,
+    pub slot_stride: u32,
+    #[doc = " of the beams' newest token; 0 for tokens"]
+    pub step: u32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of PositionsParams"][::core::mem::size_of::<PositionsParams>() - 80usize];
+    ["Alignment of PositionsParams"][::core::mem::align_of::<PositionsParams>() - 8usize];
+    ["Offset of field: PositionsParams::table"][::core::mem::offset_of!(PositionsParams, table) - 0usize];
+    ["Offset of field: PositionsParams::live"][::core::mem::offset_of!(PositionsParams, live) - 8usize];
+    ["Offset of field: PositionsParams::row_position"]
+        [::core::mem::offset_of!(PositionsParams, row_position) - 16usize];
+    ["Offset of field: PositionsParams::row_request"][::core::mem::offset_of!(PositionsParams, row_request) - 24usize];
+    ["Offset of field: PositionsParams::requests"][::core::mem::offset_of!(PositionsParams, requests) - 32usize];
+    ["Offset of field: PositionsParams::prefix_lengths"]
+        [::core::mem::offset_of!(PositionsParams, prefix_lengths) - 40usize];
+    ["Offset of field: PositionsParams::out"][::core::mem::offset_of!(PositionsParams, out) - 48usize];
+    ["Offset of field: PositionsParams::positions"][::core::mem::offset_of!(PositionsParams, positions) - 56usize];
+    ["Offset of field: PositionsParams::cols"][::core::mem::offset_of!(PositionsParams, cols) - 60usize];
+    ["Offset of field: PositionsParams::out_stride"][::core::mem::offset_of!(PositionsParams, out_stride) - 64usize];
+    ["Offset of field: PositionsParams::slot_stride"][::core::mem::offset_of!(PositionsParams, slot_stride) - 68usize];
+    ["Offset of field: PositionsParams::step"][::core::mem::offset_of!(PositionsParams, step) - 72usize];
+    ["Offset of field: PositionsParams::reserved"][::core::mem::offset_of!(PositionsParams, reserved) - 76usize];
+};
 #[doc = " Of the kernels over shared keys and of the one that merges their splits."]
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -383,6 +429,28 @@ const _: () = {
     ["Offset of field: EmbedParams::cols"][::core::mem::offset_of!(EmbedParams, cols) - 36usize];
     ["Offset of field: EmbedParams::out_stride"][::core::mem::offset_of!(EmbedParams, out_stride) - 40usize];
     ["Offset of field: EmbedParams::reserved"][::core::mem::offset_of!(EmbedParams, reserved) - 44usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct EmbedDenseParams {
+    #[doc = " f32\\[rows\\]\\[cols\\]"]
+    pub values: u64,
+    #[doc = " u32: rows now"]
+    pub live: u64,
+    #[doc = " T\\[rows\\]\\[out\\_stride\\]"]
+    pub out: u64,
+    pub cols: u32,
+    pub out_stride: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of EmbedDenseParams"][::core::mem::size_of::<EmbedDenseParams>() - 32usize];
+    ["Alignment of EmbedDenseParams"][::core::mem::align_of::<EmbedDenseParams>() - 8usize];
+    ["Offset of field: EmbedDenseParams::values"][::core::mem::offset_of!(EmbedDenseParams, values) - 0usize];
+    ["Offset of field: EmbedDenseParams::live"][::core::mem::offset_of!(EmbedDenseParams, live) - 8usize];
+    ["Offset of field: EmbedDenseParams::out"][::core::mem::offset_of!(EmbedDenseParams, out) - 16usize];
+    ["Offset of field: EmbedDenseParams::cols"][::core::mem::offset_of!(EmbedDenseParams, cols) - 24usize];
+    ["Offset of field: EmbedDenseParams::out_stride"][::core::mem::offset_of!(EmbedDenseParams, out_stride) - 28usize];
 };
 #[doc = " At one level."]
 #[repr(C)]
@@ -877,11 +945,13 @@ const _: () = {
 /// Every struct that a kernel takes, and its bytes.
 #[rustfmt::skip]
 pub const PARAMETER_BYTES: &[(&str, usize)] = &[
+    ("PositionsParams", size_of::<PositionsParams>()),
     ("BeamAttentionParams", size_of::<BeamAttentionParams>()),
     ("BeginParams", size_of::<BeginParams>()),
     ("ForceParams", size_of::<ForceParams>()),
     ("CopyParams", size_of::<CopyParams>()),
     ("EmbedParams", size_of::<EmbedParams>()),
+    ("EmbedDenseParams", size_of::<EmbedDenseParams>()),
     ("MaskedParams", size_of::<MaskedParams>()),
     ("ExpandParams", size_of::<ExpandParams>()),
     ("HeadParams", size_of::<HeadParams>()),
@@ -892,6 +962,11 @@ pub const PARAMETER_BYTES: &[(&str, usize)] = &[
     ("NormParams", size_of::<NormParams>()),
     ("WriteKvParams", size_of::<WriteKvParams>()),
 ];
+
+// SAFETY: made from the header that kernels include.
+unsafe impl super::KernelParams for PositionsParams {
+    const NAME: &'static str = "PositionsParams";
+}
 
 // SAFETY: made from the header that kernels include.
 unsafe impl super::KernelParams for BeamAttentionParams {
@@ -916,6 +991,11 @@ unsafe impl super::KernelParams for CopyParams {
 // SAFETY: made from the header that kernels include.
 unsafe impl super::KernelParams for EmbedParams {
     const NAME: &'static str = "EmbedParams";
+}
+
+// SAFETY: made from the header that kernels include.
+unsafe impl super::KernelParams for EmbedDenseParams {
+    const NAME: &'static str = "EmbedDenseParams";
 }
 
 // SAFETY: made from the header that kernels include.

@@ -96,7 +96,7 @@ fn search(kind: Device32, case: &Case, normalizer: Normalizer, wishes: &[Wish]) 
         rig.head(if level == 0 { Rows::Requests(lane) } else { Rows::Beams(lane) }, target);
         if level < depth {
             let lognorm = (normalizer != Normalizer::Legal).then_some(lognorm);
-            rig.device.expand_select(&ExpandArgs { lane, trie, head, level, logits, lognorm }).unwrap();
+            rig.device.expand_select(&ExpandArgs { lane, trie, head, item: 0, level, logits, lognorm }).unwrap();
         } else {
             let scored = Some((logits.columns(0, 1), lognorm));
             rig.device.force_token(&ForceArgs { lane, token: END, step: level, scored }).unwrap();
@@ -161,7 +161,9 @@ fn a_poisoned_request_neither_panics_nor_touches_its_neighbour() {
         }
         let (lane, trie, head, logits, lognorm) = (rig.lane, rig.trie, rig.head, rig.logits, rig.lognorm);
         rig.head(if level == 0 { Rows::Requests(lane) } else { Rows::Beams(lane) }, Target::Level(level));
-        rig.device.expand_select(&ExpandArgs { lane, trie, head, level, logits, lognorm: Some(lognorm) }).unwrap();
+        rig.device
+            .expand_select(&ExpandArgs { lane, trie, head, item: 0, level, logits, lognorm: Some(lognorm) })
+            .unwrap();
     }
     let beams = rig.device.read_beams(rig.lane).unwrap();
     // All of the poisoned request's scores are negative infinity, so ranks and codes alone decide.

@@ -317,7 +317,9 @@ impl Rig {
             };
             let (target, normalizer) = (Target::Level(level), Normalizer::Vocabulary);
             self.device.head(&HeadArgs { rows, x, head, target, normalizer, logits, lognorm }).unwrap();
-            self.device.expand_select(&ExpandArgs { lane, trie, head, level, logits, lognorm: Some(lognorm) }).unwrap();
+            self.device
+                .expand_select(&ExpandArgs { lane, trie, head, item: 0, level, logits, lognorm: Some(lognorm) })
+                .unwrap();
         }
         self.device.read_beams(lane).unwrap()
     }

@@ -421,7 +421,15 @@ impl Rig {
             self.device.head(&HeadArgs { rows, x, head, target, normalizer, logits, lognorm }).unwrap();
             if step < DEPTH {
                 self.device
-                    .expand_select(&ExpandArgs { lane, trie, head, level: step, logits, lognorm: Some(lognorm) })
+                    .expand_select(&ExpandArgs {
+                        lane,
+                        trie,
+                        head,
+                        item: 0,
+                        level: step,
+                        logits,
+                        lognorm: Some(lognorm),
+                    })
                     .unwrap();
             } else {
                 let scored = Some((logits, lognorm));

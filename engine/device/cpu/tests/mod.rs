@@ -3,7 +3,9 @@
 mod chain;
 mod decoder_only;
 mod encoder_decoder;
+mod experts;
 mod head;
+mod lists;
 mod naive;
 mod rows;
 mod sampling;
@@ -32,7 +34,7 @@ fn slot_plan(slots: usize) -> SlotPlan {
 
 /// Room for a cohort of any requests that fit `rows`.
 fn cohort_plan(rows: usize, steps: usize) -> CohortPlan {
-    CohortPlan { rows, steps, requests: rows, banned_nodes: 1 << 16 }
+    CohortPlan { rows, steps, requests: rows, banned_nodes: 1 << 16, lists: None }
 }
 
 /// Overwrites a row's first columns.

@@ -23,6 +23,10 @@ impl Matrix {
         Matrix { rows, cols, weights: noise(seed, rows * cols).iter().map(|w| w * scale).collect() }
     }
 
+    pub(super) fn zeros(rows: usize, cols: usize) -> Matrix {
+        Matrix { rows, cols, weights: vec![0.0; rows * cols] }
+    }
+
     pub(super) fn view(&self) -> TensorView {
         TensorView::owned("matrix", vec![self.rows, self.cols], self.weights.clone())
     }

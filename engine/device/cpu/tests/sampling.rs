@@ -92,7 +92,7 @@ impl Rig {
             }
             let Rig { lane, handle: trie, head, logits, lognorm, .. } = *self;
             let lognorm = Some(lognorm);
-            self.device.expand_select(&ExpandArgs { lane, trie, head, level, logits, lognorm }).unwrap();
+            self.device.expand_select(&ExpandArgs { lane, trie, head, item: 0, level, logits, lognorm }).unwrap();
         }
         self.device.read_beams(self.lane).unwrap()
     }

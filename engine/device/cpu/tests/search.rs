@@ -74,12 +74,12 @@ pub(super) fn logits_of(case: &Case, seed: u64, prefix: &[u16]) -> Vec<f32> {
     (0..codes).map(value).collect()
 }
 
-fn lognorm_of(logits: &[f32]) -> f32 {
+pub(super) fn lognorm_of(logits: &[f32]) -> f32 {
     logits.iter().map(|&logit| f64::from(logit).exp()).sum::<f64>().ln() as f32
 }
 
 /// The normaliser over the legal children of `prefix`, whose places are those among all its children.
-fn legal_lognorm(case: &Case, allowed: &BTreeSet<Vec<u16>>, prefix: &[u16], logits: &[f32]) -> f32 {
+pub(super) fn legal_lognorm(case: &Case, allowed: &BTreeSet<Vec<u16>>, prefix: &[u16], logits: &[f32]) -> f32 {
     let codes_in = |sids: &BTreeSet<Vec<u16>>| -> BTreeSet<u16> {
         let below = sids.range(prefix.to_vec()..).take_while(|sid| sid.starts_with(prefix));
         below.map(|sid| sid[prefix.len()]).collect()
@@ -89,7 +89,7 @@ fn legal_lognorm(case: &Case, allowed: &BTreeSet<Vec<u16>>, prefix: &[u16], logi
     let banned: Vec<u32> =
         (0..).zip(&codes).filter(|(_, code)| !legal.contains(code)).map(|(place, _)| place).collect();
     let mut masked = Masked::default();
-    masked.gather(Legal { mask: None, banned: &banned }, 0..codes.len() as u32, (&codes, logits));
+    masked.gather(Legal { banned: &banned, ..Legal::default() }, 0..codes.len() as u32, (&codes, logits));
     masked.max() + masked.log_sum(1.0)
 }
 
@@ -140,6 +140,12 @@ pub(super) fn write_wishes(
     (trie, case): (&Trie, &Case),
     wishes: &[Wish],
 ) {
+    write_masks(device, handle, trie, wishes);
+    device.write_cohort(lane, &cohort_of(trie, case, wishes)).unwrap();
+}
+
+/// Writes what each wish allows to a mask slot of its own.
+pub(super) fn write_masks(device: &mut CpuDevice, handle: TrieId, trie: &Trie, wishes: &[Wish]) {
     device.plan_masks(handle, wishes.len()).unwrap();
     for (slot, wish) in (0..).zip(wishes) {
         let leaf = |sid: &Vec<u16>| trie.catalog.leaf_of_sid(sid).unwrap();
@@ -148,10 +154,9 @@ pub(super) fn write_wishes(
             device.write_mask(slot, &Arc::new(mask)).unwrap();
         }
     }
-    device.write_cohort(lane, &cohort_of(trie, case, wishes)).unwrap();
 }
 
-fn cohort_of(trie: &Trie, case: &Case, wishes: &[Wish]) -> Cohort {
+pub(super) fn cohort_of(trie: &Trie, case: &Case, wishes: &[Wish]) -> Cohort {
     let mut next = 0;
     let mut request = |(slot, wish): (u32, &Wish)| {
         let first_row = next + wish.gap;
@@ -169,7 +174,7 @@ fn cohort_of(trie: &Trie, case: &Case, wishes: &[Wish]) -> Cohort {
 }
 
 /// An identity-free head that only names the tokens of each code.
-fn head_of(device: &mut CpuDevice, codes: &[u16]) -> Head {
+pub(super) fn head_of(device: &mut CpuDevice, codes: &[u16]) -> Head {
     let mut first = 3;
     let level_tokens: Vec<Vec<u32>> = codes
         .iter()
@@ -214,7 +219,7 @@ fn select(
             }
         }
         let lognorm = (normalizer == Normalizer::Level).then_some(lognorm);
-        device.expand_select(&ExpandArgs { lane, trie: handle, head, level, logits, lognorm }).unwrap();
+        device.expand_select(&ExpandArgs { lane, trie: handle, head, item: 0, level, logits, lognorm }).unwrap();
         let cohort = &device.lanes.cohorts[0];
         for request in &cohort.requests {
             for row in request.live_rows() {
@@ -287,11 +292,11 @@ proptest! {
     }
 }
 
-fn case(codes: &[u16], sids: impl IntoIterator<Item = Vec<u16>>, wishes: Vec<Wish>, quantum: u32) -> Case {
+pub(super) fn case(codes: &[u16], sids: impl IntoIterator<Item = Vec<u16>>, wishes: Vec<Wish>, quantum: u32) -> Case {
     Case { codes: codes.to_vec(), sids: sids.into_iter().collect(), wishes, quantum }
 }
 
-fn wish(beams: u32, banned: Vec<Vec<u16>>, seed: u64) -> Wish {
+pub(super) fn wish(beams: u32, banned: Vec<Vec<u16>>, seed: u64) -> Wish {
     Wish { beams, gap: 0, banned, allowed: None, seed }
 }
 

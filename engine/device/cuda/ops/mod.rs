@@ -3,10 +3,12 @@
 //! A launcher checks handles and shapes (a wrong one is a bug in a model file and panics with the operation's name) and
 //! enqueues; it computes nothing and waits for nothing.
 
+mod add_positions;
 mod beam_attention;
 mod beam_state;
 mod copy_rows;
 mod embed;
+mod embed_dense;
 mod expand_select;
 pub(super) mod head;
 mod history_attention;
@@ -37,10 +39,12 @@ pub(super) struct Scratch {
 /// Every operation's kernels for a compute type.
 fn kernels(compute: Dtype) -> Vec<Kernel> {
     [
-        &beam_attention::kernels(compute)[..],
+        &add_positions::KERNELS[..],
+        &beam_attention::kernels(compute),
         &beam_state::KERNELS,
         &copy_rows::KERNELS,
         &embed::KERNELS,
+        &embed_dense::KERNELS,
         &expand_select::KERNELS,
         &head::kernels(compute),
         &history_attention::kernels(compute),

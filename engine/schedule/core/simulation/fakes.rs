@@ -57,19 +57,23 @@ const TENSOR: Tensor = Tensor { buffer: 0, rows: 0, first_col: 0, cols: 0, strid
 /// Token lane 0 is for prompts, lane i + 1 for the decoder prefixes of cohort lane i.
 pub struct FakeDevice {
     world: Shared,
+    /// Number of the weights on it.
+    policy: u64,
     facts: DeviceFacts,
     marks: Marks<Instant>,
 }
 
 impl FakeDevice {
-    pub fn new(world: Shared) -> FakeDevice {
+    pub fn new(world: Shared, policy: u64) -> FakeDevice {
         let facts = DeviceFacts { name: "fake".into(), compute: Dtype::F32, threads: 1 };
-        FakeDevice { world, facts, marks: Marks::default() }
+        FakeDevice { world, policy, facts, marks: Marks::default() }
     }
 }
 
 pub struct FakeModel {
     pub world: Shared,
+    /// Number of the weights.
+    pub policy: u64,
     pub stages: usize,
 }
 
@@ -80,15 +84,15 @@ impl Model for FakeModel {
 
     fn prefill(&mut self, _: &mut dyn Device, lane: TokenLane, stage: usize) -> Result<(), DeviceError> {
         assert_eq!(lane, TokenLane(0));
-        self.world.lock().prefill(stage)
+        self.world.lock().on(self.policy).prefill(stage)
     }
 
     fn first_hidden(&mut self, _: &mut dyn Device, lanes: &CohortLanes) -> Result<Tensor, DeviceError> {
-        self.world.lock().step(lanes.index, 0, 0).map(|()| TENSOR)
+        self.world.lock().on(self.policy).step(lanes.index, 0, 0).map(|()| TENSOR)
     }
 
     fn next_hidden(&mut self, _: &mut dyn Device, lanes: &CohortLanes, step: usize) -> Result<Tensor, DeviceError> {
-        self.world.lock().step(lanes.index, step + 1, 0).map(|()| TENSOR)
+        self.world.lock().on(self.policy).step(lanes.index, step + 1, 0).map(|()| TENSOR)
     }
 }
 
@@ -114,22 +118,22 @@ impl Device for FakeDevice {
     }
 
     fn write_slot(&mut self, slot: u32, state: &SlotState) -> Result<(), DeviceError> {
-        self.world.lock().write_slot(slot, state)
+        self.world.lock().on(self.policy).write_slot(slot, state)
     }
 
     fn write_tokens(&mut self, lane: TokenLane, batch: &TokenBatch) -> Result<(), DeviceError> {
         match lane.0.checked_sub(1) {
-            None => self.world.lock().write_prompts(batch),
-            Some(cohort) => self.world.lock().write_prefixes(cohort as usize, batch),
+            None => self.world.lock().on(self.policy).write_prompts(batch),
+            Some(cohort) => self.world.lock().on(self.policy).write_prefixes(cohort as usize, batch),
         }
     }
 
     fn write_mask(&mut self, slot: u32, mask: &Arc<NodeMask>) -> Result<(), DeviceError> {
-        self.world.lock().write_mask(slot, mask)
+        self.world.lock().on(self.policy).write_mask(slot, mask)
     }
 
     fn write_cohort(&mut self, lane: CohortLane, cohort: &Cohort) -> Result<(), DeviceError> {
-        self.world.lock().write_cohort(lane.0 as usize, cohort)
+        self.world.lock().on(self.policy).write_cohort(lane.0 as usize, cohort)
     }
 
     fn replay(
@@ -143,6 +147,7 @@ impl Device for FakeDevice {
 
     fn head(&mut self, args: &HeadArgs) -> Result<(), DeviceError> {
         let mut world = self.world.lock();
+        let world = world.on(self.policy);
         let (lane, step) = match (args.rows, args.target) {
             (Rows::Requests(lane), Target::Level(0)) => (lane, 0),
             (Rows::Beams(lane), Target::Level(level)) if level > 0 => (lane, level),
@@ -155,11 +160,11 @@ impl Device for FakeDevice {
     }
 
     fn expand_select(&mut self, args: &ExpandArgs) -> Result<(), DeviceError> {
-        self.world.lock().step(args.lane.0 as usize, args.level, 2)
+        self.world.lock().on(self.policy).step(args.lane.0 as usize, args.level, 2)
     }
 
     fn force_token(&mut self, args: &ForceArgs) -> Result<(), DeviceError> {
-        self.world.lock().step(args.lane.0 as usize, args.step, 2)
+        self.world.lock().on(self.policy).step(args.lane.0 as usize, args.step, 2)
     }
 
     fn mark(&mut self, _: Queue) -> Result<Mark, DeviceError> {
@@ -176,11 +181,11 @@ impl Device for FakeDevice {
     }
 
     fn beams_are_here(&mut self, lane: CohortLane) -> Result<bool, DeviceError> {
-        Ok(self.world.lock().is_here(lane.0 as usize))
+        Ok(self.world.lock().on(self.policy).is_here(lane.0 as usize))
     }
 
     fn read_beams(&mut self, lane: CohortLane) -> Result<Vec<Vec<Beam>>, DeviceError> {
-        self.world.lock().read_beams(lane.0 as usize)
+        self.world.lock().on(self.policy).read_beams(lane.0 as usize)
     }
 
     // What only models, start-up and checks use.

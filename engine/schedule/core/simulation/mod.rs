@@ -14,25 +14,25 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::{Core, Finished, Geometry, Hardware, Newcomer, Parts};
+use super::{Core, Finished, Geometry, Hardware, Newcomer, Opening, Parts, Reopen, Swap, Swapped};
 use crate::device::{CohortLane, TokenLane};
 use crate::model::CohortLanes;
-use crate::request::{Provenance, Recommendation, RefusalKind, StageTimings};
+use crate::request::{Policy, Provenance, Recommendation, RefusalKind, StageTimings};
 use crate::schedule::instructions::DecoderPrompt;
 use crate::schedule::resolve::Resolved;
 use crate::schedule::stats::Stats;
 use crate::schedule::ticket::Ticket;
 use fakes::{FakeDevice, FakeModel, searcher, snapshots};
-use scenario::{PATIENT, Planned, Scenario};
+use scenario::{PATIENT, Planned, PlannedSwap, Scenario};
 use world::{Known, Shared, World, prompt};
 
-fn hardware(scenario: &Scenario, world: &Shared) -> Hardware {
+fn hardware(scenario: &Scenario, world: &Shared, policy: u64) -> Hardware {
     let shape = &scenario.shape;
-    let mut device = Box::new(FakeDevice::new(world.clone()));
+    let mut device = Box::new(FakeDevice::new(world.clone(), policy));
     let searcher = searcher(scenario.export, shape.cohort_rows, device.as_mut());
     Hardware {
         device,
-        model: Box::new(FakeModel { world: world.clone(), stages: shape.stages }),
+        model: Box::new(FakeModel { world: world.clone(), policy, stages: shape.stages }),
         searcher,
         prefill_lane: TokenLane(0),
         cohort_lanes: (0..scenario.lanes)
@@ -41,19 +41,28 @@ fn hardware(scenario: &Scenario, world: &Shared) -> Hardware {
     }
 }
 
-/// The loop's parts on a fake device.
-pub fn parts(scenario: &Scenario, world: &Shared) -> Parts {
+/// Opens a fake device with the weights of a policy.
+pub fn reopen(scenario: &Scenario, world: &Shared, policy: u64, stats: &Arc<Stats>) -> Reopen {
+    let (scenario, world, told) = (scenario.clone(), world.clone(), Arc::clone(stats));
+    Box::new(move || {
+        assert!(!told.counts(0).ready, "whoever asks while there is no device is told so");
+        world.lock().reopen(policy)?;
+        Ok(hardware(&scenario, &world, policy))
+    })
+}
+
+/// The loop's parts on a fake device, and where to send other weights.
+pub fn parts(scenario: &Scenario, world: &Shared) -> (Parts, Sender<Swap>) {
     let shape = &scenario.shape;
-    let (clock, again) = (world.clone(), (scenario.clone(), world.clone()));
+    let clock = world.clone();
     let stats: Arc<Stats> = Arc::default();
-    let told = Arc::clone(&stats);
-    Parts {
-        hardware: hardware(scenario, world),
-        reopen: Box::new(move || {
-            assert!(!told.counts(0).ready, "whoever asks while there is no device is told so");
-            again.1.lock().reopen()?;
-            Ok(hardware(&again.0, &again.1))
-        }),
+    let (to_swap, swaps) = bounded(1);
+    let parts = Parts {
+        hardware: hardware(scenario, world, 0),
+        policy: Policy::default(),
+        reopen: reopen(scenario, world, 0, &stats),
+        opening: Opening::default(),
+        swaps,
         geometry: Geometry {
             whole_prompts: scenario.whole_prompts(),
             prefill_tokens: scenario.prefill_tokens,
@@ -66,7 +75,8 @@ pub fn parts(scenario: &Scenario, world: &Shared) -> Parts {
         },
         stats,
         clock: Box::new(move || clock.lock().now()),
-    }
+    };
+    (parts, to_swap)
 }
 
 /// What a simulation came to.
@@ -78,6 +88,9 @@ pub struct Outcome {
     pub refused: [u64; RefusalKind::ALL.len()],
     /// How often the device was lost and came back.
     pub reopened: u64,
+    /// How often other weights took over, and how often they did not.
+    pub swapped: u64,
+    pub not_swapped: u64,
     pub trace: u64,
 }
 
@@ -96,6 +109,13 @@ struct Simulation {
     world: Shared,
     core: Core,
     to_core: Option<Sender<Newcomer>>,
+    to_swap: Sender<Swap>,
+    swaps_to_come: VecDeque<PlannedSwap>,
+    /// Number of the newest weights that were asked for, and what became of them.
+    swapping: Option<(u64, Receiver<Swapped>)>,
+    /// Numbers of the weights that took over, with the time.
+    served: Vec<(u64, Instant)>,
+    not_swapped: u64,
     finished: Receiver<Finished>,
     in_flight: Arc<AtomicUsize>,
     asked: Vec<Asked>,
@@ -123,9 +143,16 @@ impl Simulation {
             sent: None,
             turns_stopped: 0,
         };
+        let (parts, to_swap) = parts(&scenario, &world);
+        let start = world.lock().now();
         Simulation {
-            core: Core::new(parts(&scenario, &world), incoming, outgoing),
+            core: Core::new(parts, incoming, outgoing),
             to_core: Some(to_core),
+            to_swap,
+            swaps_to_come: scenario.swaps.iter().cloned().collect(),
+            swapping: None,
+            served: vec![(0, start)],
+            not_swapped: 0,
             finished,
             in_flight: Arc::default(),
             asked: scenario.requests.iter().map(asked).collect(),
@@ -208,6 +235,7 @@ impl Simulation {
             };
             to_core.try_send(Newcomer { ticket, resolved, resolve: Duration::ZERO, since: now }).unwrap();
         }
+        self.let_swap(now);
         for id in &self.open {
             let asked = &mut self.asked[*id];
             if asked.planned.cancel_at.is_some_and(|at| self.world.lock().start() + at <= now) {
@@ -219,11 +247,39 @@ impl Simulation {
         }
     }
 
+    /// What whoever replaces weights does by now: one set after the other.
+    fn let_swap(&mut self, now: Instant) {
+        let due = self.swaps_to_come.front().is_some_and(|swap| self.time(swap.at) <= now);
+        if self.swapping.is_some() || !due {
+            return;
+        }
+        let PlannedSwap { beside, .. } = self.swaps_to_come.pop_front().expect("one was just seen");
+        let number = (self.scenario.swaps.len() - self.swaps_to_come.len()) as u64;
+        let (told, answer) = bounded(1);
+        let hardware = beside.then(|| hardware(&self.scenario, &self.world, number));
+        let reopen = reopen(&self.scenario, &self.world, number, &self.core.stats);
+        let policy = Policy { number, version: number.to_string() };
+        self.to_swap.try_send(Swap { policy, hardware, reopen, told }).expect("there is room for one");
+        self.swapping = Some((number, answer));
+    }
+
+    /// Hears what became of weights that were to take over.
+    fn hear_of_swap(&mut self) {
+        let Some((number, answer)) = &self.swapping else { return };
+        let Ok(Swapped { outcome, .. }) = answer.try_recv() else { return };
+        match outcome {
+            Ok(()) => self.served.push((*number, self.world.lock().now())),
+            Err(_) => self.not_swapped += 1,
+        }
+        self.swapping = None;
+    }
+
     fn turn(&mut self) {
         let ids = |core: &Core| -> Vec<u64> { core.slots.iter().flatten().map(|r| r.resolved.id).collect() };
         let (before, was_idle, ops) = (ids(&self.core), self.core.is_idle(), self.world.lock().ops);
         self.turns += 1;
         self.core.turn();
+        self.hear_of_swap();
         self.audit(&before);
         while let Ok(finished) = self.finished.try_recv() {
             self.hand_back(finished);
@@ -241,11 +297,12 @@ impl Simulation {
 
     /// What the host thread does.
     fn hand_back(&self, finished: Finished) {
-        let Finished { ticket, resolved, beams, timings } = finished;
+        let Finished { ticket, resolved, beams, policy, timings } = finished;
         let now = self.world.lock().now();
         let id = resolved.id as usize;
         assert_eq!(beams.iter().map(|beam| beam.leaf as usize).collect::<Vec<_>>(), [id], "beams of somebody else");
         let read = self.world.lock().known[id].read.expect("a finished search was read");
+        assert_eq!(self.world.lock().known[id].policy, Some(policy.number), "the answer names other weights");
         let marked = timings.queue + timings.prefill + timings.search;
         assert!(ticket.arrived + marked <= read && marked > timings.search, "{timings:?}");
         let sent = self.asked[id].sent.expect("who is answered has asked");
@@ -316,6 +373,7 @@ impl Simulation {
         let world = self.world.lock();
         let mut outcome =
             Outcome { turns: self.turns, reopened: world.reopened, trace: world.trace, ..Outcome::default() };
+        (outcome.swapped, outcome.not_swapped) = (self.served.len() as u64 - 1, self.not_swapped);
         for (id, (asked, known)) in self.asked.iter().zip(&world.known).enumerate() {
             assert_eq!(known.answers.len(), usize::from(asked.sent.is_some()), "request {id}: {:?}", known.answers);
             let Some((kind, message, when)) = known.answers.first() else { continue };
@@ -325,7 +383,14 @@ impl Simulation {
             let fits = asked.planned.beams <= shape.cohort_rows
                 && (1..=shape.history_pages * shape.page_tokens).contains(&asked.planned.tokens);
             match kind {
-                None => assert!(known.read.is_some() && *when < deadline && !cancelled),
+                None => {
+                    assert!(known.read.is_some() && *when < deadline && !cancelled);
+                    let sent = asked.sent.expect("who is answered has asked");
+                    let newest = self.served.iter().rfind(|(_, since)| *since <= sent).expect("there is a first").0;
+                    let last = self.served.iter().rfind(|(_, since)| since <= when).expect("there is a first").0;
+                    let its = known.policy.expect("who is answered was computed");
+                    assert!((newest..=last).contains(&its), "request {id}: weights {its}, {newest} to {last} served");
+                }
                 Some(RefusalKind::Cancelled) => assert!(cancelled),
                 Some(RefusalKind::Deadline) if message.contains("would be late") => {
                     assert!(asked.planned.allowed < PATIENT, "{message}");

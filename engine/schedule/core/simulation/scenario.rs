@@ -18,6 +18,14 @@ pub struct Planned {
     pub snapshot: usize,
 }
 
+/// Other weights to come.
+#[derive(Clone, Debug)]
+pub struct PlannedSwap {
+    pub at: Duration,
+    /// With a second device, or in the place of the first.
+    pub beside: bool,
+}
+
 #[derive(Clone, Debug)]
 pub struct Scenario {
     pub seed: u64,
@@ -28,6 +36,8 @@ pub struct Scenario {
     pub lanes: usize,
     /// In order of arrival.
     pub requests: Vec<Planned>,
+    /// In order; each begins when the one before has ended.
+    pub swaps: Vec<PlannedSwap>,
     /// From then on nobody else is let in.
     pub close_at: Option<Duration>,
 }
@@ -95,6 +105,12 @@ impl Scenario {
             planned.snapshot = newest.min(snapshots(which).len() - 1);
         }
         scenario.shape.masks = chance.pick(&[1, 2, 4]);
+        if chance.below(3) == 0 {
+            let ats = (0..=chance.below(3)).map(|_| at.mul_f64(chance.below(130) as f64 / 100.0));
+            let mut ats: Vec<Duration> = ats.collect();
+            ats.sort();
+            scenario.swaps = ats.into_iter().map(|at| PlannedSwap { at, beside: chance.below(2) == 0 }).collect();
+        }
         scenario.close_at = (chance.below(4) == 0).then(|| at.mul_f64(chance.below(100) as f64 / 100.0));
         scenario
     }
@@ -122,6 +138,7 @@ impl Scenario {
             prefill_tokens,
             lanes: 2,
             requests: Vec::new(),
+            swaps: Vec::new(),
             close_at: None,
         }
     }

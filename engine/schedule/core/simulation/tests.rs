@@ -24,10 +24,13 @@ fn promises_hold_in_any_order_of_events() {
         sum.turns += outcome.turns;
         sum.answered += outcome.answered;
         sum.reopened += outcome.reopened;
+        sum.swapped += outcome.swapped;
+        sum.not_swapped += outcome.not_swapped;
         sum.refused.iter_mut().zip(outcome.refused).for_each(|(sum, count)| *sum += count);
     }
     // All that can happen did happen, and often.
     assert!(sum.turns > 400_000 && sum.answered > 50_000 && sum.reopened > 500, "{sum:?}");
+    assert!(sum.swapped > 1000 && sum.not_swapped > 50, "{sum:?}");
     for kind in [RefusalKind::Cancelled, RefusalKind::Deadline, RefusalKind::DeviceFailed, RefusalKind::TooLong] {
         assert!(sum.refused[kind as usize - 1] > 1000, "{kind:?}: {sum:?}");
     }
@@ -58,6 +61,54 @@ fn a_lost_device_comes_back_once_a_minute() {
     assert!(outcome.reopened == 2 && failed(&outcome) == 2, "lost twice with minutes between: {outcome:?}");
 }
 
+/// Weights come while all slots are taken and others wait: who has a slot ends with the old ones, the others have the new, and
+/// nobody is refused, however the new ones come to the device.
+#[test]
+fn other_weights_lose_nobody() {
+    for (beside, at_us) in [true, false].into_iter().flat_map(|beside| (0..60).map(move |at| (beside, at * 100))) {
+        let mut scenario = Scenario::plain(0, 64, 64);
+        scenario.requests = every(Duration::from_micros(200), 40, 64, PATIENT).collect();
+        scenario.swaps = vec![PlannedSwap { at: Duration::from_micros(at_us), beside }];
+        let simulation = Simulation::new(scenario);
+        let world = simulation.world.clone();
+        let outcome = simulation.run();
+        assert_eq!((outcome.answered, outcome.swapped), (40, 1), "{outcome:?}");
+        let world = world.lock();
+        let with = |number| world.known.iter().filter(|known| known.policy == Some(number)).count();
+        let (old, new) = (with(0), with(1));
+        assert!(old + new == 40 && new > 0 && (at_us < 1000 || old > 0), "{old} old, {new} new at {at_us} us");
+    }
+}
+
+/// A deadline that passes while other weights are waited for is told at once, and does not wait for them.
+#[test]
+fn deadlines_pass_while_weights_are_waited_for() {
+    let mut scenario = Scenario::plain(0, 64, 64);
+    scenario.shape.slots = 1;
+    scenario.temper.launch_ns = 10_000_000;
+    scenario.requests = every(Duration::ZERO, 1, 64, PATIENT).collect();
+    scenario.requests.extend(every(Duration::ZERO, 1, 64, Duration::from_millis(25)));
+    scenario.swaps = vec![PlannedSwap { at: Duration::from_millis(1), beside: true }];
+    let outcome = run(scenario);
+    assert_eq!((outcome.answered, outcome.swapped), (1, 1), "{outcome:?}");
+    assert_eq!(outcome.refused[RefusalKind::Deadline as usize - 1], 1, "{outcome:?}");
+}
+
+/// The device is lost while requests end on it before a swap: they start over with the old weights, and the swap comes after.
+#[test]
+fn a_device_is_lost_while_weights_are_waited_for() {
+    for (beside, lose_at) in [true, false].into_iter().flat_map(|beside| (1..200).map(move |at| (beside, at))) {
+        let mut scenario = Scenario::plain(0, 64, 64);
+        scenario.temper.lose_at = vec![lose_at];
+        scenario.requests = every(Duration::ZERO, 40, 64, PATIENT).collect();
+        scenario.swaps = vec![PlannedSwap { at: Duration::from_millis(1), beside }];
+        let outcome = run(scenario);
+        let failed = outcome.refused[RefusalKind::DeviceFailed as usize - 1];
+        assert_eq!((outcome.answered + failed, outcome.swapped), (40, 1), "lost at {lose_at}: {outcome:?}");
+        assert!(outcome.reopened == 1 && failed < 40, "lost at {lose_at}: {outcome:?}");
+    }
+}
+
 #[test]
 fn a_seed_is_a_scenario() {
     for seed in 0..100 {
@@ -69,7 +120,7 @@ fn a_seed_is_a_scenario() {
 fn the_patient_are_served_when_nothing_fails() {
     for seed in 0..500 {
         let mut scenario = Scenario::seeded(seed);
-        (scenario.temper.faults, scenario.close_at) = (0, None);
+        (scenario.temper.faults, scenario.temper.losses, scenario.close_at) = (0, 0, None);
         let (rows, tokens) = (scenario.shape.cohort_rows, scenario.shape.history_pages * scenario.shape.page_tokens);
         scenario.requests.retain(|r| r.beams <= rows && (1..=tokens).contains(&r.tokens));
         for request in &mut scenario.requests {

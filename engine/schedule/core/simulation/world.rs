@@ -80,6 +80,8 @@ pub struct Known {
     pub beams: usize,
     /// What it is searched within.
     pub mask: Option<Arc<NodeMask>>,
+    /// The weights that it began with.
+    pub policy: Option<u64>,
     /// When its beams were read.
     pub read: Option<Instant>,
     /// Answers so far: kind (`None` = results), message, when.
@@ -132,6 +134,10 @@ pub struct World {
     pub lost: bool,
     /// How often it was opened again.
     pub reopened: u64,
+    /// Number of the weights on the device that was used last.
+    pub policy: u64,
+    /// How often other weights took their place.
+    pub swapped: u64,
     /// Hash of everything that happened, and when.
     pub trace: u64,
     slots: Vec<Slot>,
@@ -173,6 +179,8 @@ impl World {
             faults: 0,
             lost: false,
             reopened: 0,
+            policy: 0,
+            swapped: 0,
             trace: 0,
             prefill: None,
         })))
@@ -228,21 +236,38 @@ impl World {
         Ok(())
     }
 
-    /// A new device, with nothing on it.
-    pub fn reopen(&mut self) -> Result<(), DeviceError> {
-        assert!(self.lost, "a device is opened beside another");
+    /// A new device, with the weights of `policy` on it: in place of a lost one, or of one that went to make room for others.
+    pub fn reopen(&mut self, policy: u64) -> Result<(), DeviceError> {
         self.passed_ns += self.temper.open_ns.max(1_000_000);
         self.note(0x0b);
         if self.temper.losses > 0 && self.chance.below(8) == 0 {
+            self.faults += 1;
             return Err(DeviceError::Unavailable("it was told to".into()));
         }
-        (self.lost, self.prefill) = (false, None);
-        self.reopened += 1;
+        self.reopened += u64::from(std::mem::take(&mut self.lost));
+        self.use_device(policy);
+        Ok(())
+    }
+
+    /// Every call names the weights of the device that it is made to: with the first one to a new device, what was on the old one
+    /// is gone.
+    pub fn on(&mut self, policy: u64) -> &mut World {
+        if policy != self.policy {
+            let served = (0..self.slots.len() as u32).find(|slot| self.is_live(*slot));
+            assert!(served.is_none(), "other weights come while slot {served:?} is served");
+            self.swapped += 1;
+            self.use_device(policy);
+        }
+        self
+    }
+
+    fn use_device(&mut self, policy: u64) {
+        self.policy = policy;
+        self.prefill = None;
         self.slots.fill(Slot::default());
         self.runs.fill_with(|| None);
         self.masks.fill(None);
         self.prefixes.fill(Vec::new());
-        Ok(())
     }
 
     /// Whether a request's KV is still needed: it is neither answered nor read.
@@ -314,6 +339,8 @@ impl World {
             if first == 0 {
                 assert!(!live, "slot {} is given to request {id} while it serves {:?}", span.slot, slot.owner);
                 slot.owner = Some(id);
+                let began = *self.known[id].policy.get_or_insert(self.policy);
+                assert_eq!(began, self.policy, "request {id} starts over with other weights");
             } else {
                 assert_eq!((slot.owner, slot.prefilled), (Some(id), first), "{span:?} does not go on where it stopped");
             }
@@ -435,6 +462,11 @@ impl World {
         let now = self.now();
         let mut beams = Vec::new();
         for Member { id, .. } in run.members {
+            assert_eq!(
+                self.known[id].policy,
+                Some(self.policy),
+                "request {id} ends with other weights than it began with"
+            );
             assert!(self.known[id].read.replace(now).is_none(), "request {id} is searched twice");
             beams.push(vec![Beam { leaf: id as u32, score: -1.0, ..Beam::default() }]);
         }

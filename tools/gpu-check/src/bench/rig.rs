@@ -241,7 +241,7 @@ pub fn history(
 
 /// A lane of one request of `rows` beams, none of which has chosen a token. Slots are planned before.
 pub fn beam_lane(device: &mut CudaDevice, rows: usize) -> Result<CohortLane, DeviceError> {
-    let lane = device.cohort_lane(CohortPlan { rows, steps: LEVELS, requests: 1, banned_nodes: 64 })?;
+    let lane = device.cohort_lane(CohortPlan { rows, steps: LEVELS, requests: 1, banned_nodes: 64, lists: None })?;
     let request = CohortRequest { slot: 0, beams: rows as u32, first_row: 0, ..CohortRequest::default() };
     device.write_cohort(lane, &Cohort { requests: vec![request] })?;
     Ok(lane)
@@ -277,7 +277,7 @@ impl Search {
             ..CohortRequest::default()
         };
         Ok(Search {
-            lane: device.cohort_lane(CohortPlan { rows, steps: LEVELS, requests, banned_nodes: 64 })?,
+            lane: device.cohort_lane(CohortPlan { rows, steps: LEVELS, requests, banned_nodes: 64, lists: None })?,
             trie: device.trie(catalog)?,
             head: device.head_weight(&head)?,
             logits: noisy(device, rows, codes, Dtype::F32)?,
@@ -294,7 +294,7 @@ impl Search {
     /// Expands and selects one level.
     pub fn step(&self, device: &mut dyn Device, level: usize) -> Result<(), DeviceError> {
         let Search { lane, trie, head, logits, lognorm, .. } = *self;
-        device.expand_select(&ExpandArgs { lane, trie, head, level, logits, lognorm: Some(lognorm) })
+        device.expand_select(&ExpandArgs { lane, trie, head, item: 0, level, logits, lognorm: Some(lognorm) })
     }
 
     /// Leaf and score of the beams, to know how many there are.
