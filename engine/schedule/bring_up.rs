@@ -49,7 +49,7 @@ pub(super) fn bring_up(config: &EngineConfig) -> Result<Loaded, LoadError> {
     if let Some(tokenizer) = &tokenizer {
         tokenizer.validate_against(description.vocabulary)?;
     }
-    let plan = SearchPlan::new(&manifest);
+    let plan = SearchPlan::new(&manifest).with_lists(limits.max_list_items);
     let catalog = Arc::new(open_catalog(&export, config.catalog.as_deref())?);
     let folder = catalog_folder(&export, config.catalog.as_deref())?;
     let views = View::open_all(&folder, &catalog)?;
@@ -133,6 +133,7 @@ pub(super) fn bring_up(config: &EngineConfig) -> Result<Loaded, LoadError> {
         max_denied_items: limits.max_denied_items,
         vocabulary,
         max_text_bytes: limits.max_text_bytes,
+        max_list_items: limits.max_list_items,
     };
     let host = Host { manifest, snapshots: Snapshots::new(snapshot), tokenizer, bounds, plan, provenance };
     Ok(Loaded { host, parts, follower, facts })

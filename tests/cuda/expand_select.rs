@@ -185,6 +185,7 @@ impl<D: Device> Search<D> {
                 mask: wish.mask,
                 sampling: wish.sampling,
                 log_probs: true,
+                list: 1,
             }
         };
         let requests: Vec<CohortRequest> = (0..).zip(wishes).map(&mut request).collect();

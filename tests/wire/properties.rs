@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use sidereal::request::{History, Item, ItemRefs, Provenance, Ranked, Recommendation, Request, StageTimings};
+use sidereal::request::{Entry, History, Item, ItemRefs, Provenance, Ranked, Recommendation, Request, StageTimings};
 use sidereal::sampling::{LogProb, Sampling, SamplingKind};
 use sidereal::serve::wire::*;
 
@@ -44,11 +44,12 @@ prop_compose! {
         deadline_us in any::<Option<u64>>(),
         (user, view) in (proptest::option::of(text()), proptest::option::of(text())),
         (scenario, sampling, log_probs) in (any::<Option<u32>>(), proptest::option::of(sampling()), any::<bool>()),
+        list in any::<Option<u32>>(),
     ) -> Request {
         Request {
             id, history, beams, top, max_items_per_sid, deny, deny_history, strict, with_text,
             deadline: deadline_us.map(Duration::from_micros), user, view, scenario, sampling,
-            log_probs,
+            log_probs, list,
         }
     }
 }
@@ -76,13 +77,17 @@ prop_compose! {
         (steps, with_keys, bits) in (0usize..4, any::<bool>(), any::<u32>()),
         (unknown_items, prompt_tokens) in any::<(u32, u32)>(),
         (model, catalog, device, dtype) in (text(), text(), text(), text()),
-        times in any::<[u32; 6]>(),
+        (times, lists) in (any::<[u32; 6]>(), any::<bool>()),
     ) -> Recommendation {
         for (rank, ranked) in (0u32..).zip(&mut results) {
             let number = |salt: u32| f32::from_bits(bits.rotate_left(rank) ^ salt);
             ranked.log_probs =
                 (0..steps as u32).map(|step| LogProb { behaviour: number(step), raw: number(!step) }).collect();
             ranked.key = with_keys.then(|| number(7));
+            if lists {
+                let entry = Entry { sid: std::mem::take(&mut ranked.sid), items: std::mem::take(&mut ranked.items) };
+                ranked.list = vec![entry; 1 + rank as usize % 3];
+            }
         }
         let [resolve_us, queue_us, prefill_us, search_us, expand_us, total_us] = times;
         Recommendation {

@@ -46,8 +46,9 @@ TAGS = {
     0x0100: "SEARCH", 0x0101: "HISTORY_TOKENS", 0x0102: "HISTORY_IDS", 0x0103: "HISTORY_KEYS",
     0x0104: "DENY_IDS", 0x0105: "DENY_KEYS", 0x0106: "MAX_ITEMS_PER_SID", 0x0107: "DEADLINE",
     0x0108: "USER", 0x0109: "VIEW", 0x010A: "SCENARIO", 0x010B: "SAMPLE", 0x010C: "HISTORY_TEXT",
+    0x0111: "LIST",
     0x0200: "SUMMARY", 0x0201: "RESULTS", 0x0202: "ITEM_TEXT", 0x0203: "PROVENANCE", 0x0204: "TIMINGS",
-    0x0205: "LEVEL_LOGPROBS", 0x0206: "SAMPLE_KEYS",
+    0x0205: "LEVEL_LOGPROBS", 0x0206: "SAMPLE_KEYS", 0x0209: "LISTS",
     0x0300: "REASON", 0x0301: "FAULT",
 }
 TAG_CODES = {name: code for code, name in TAGS.items()}
@@ -141,6 +142,7 @@ class Request:
     scenario: int | None = None
     sample: Sampling | None = None
     log_probs: bool = False
+    lists: int | None = None  # lists of so many semantic IDs instead of single ones
 
 
 @dataclass
@@ -153,8 +155,17 @@ class Item:
 
 
 @dataclass
+class Entry:
+    """A semantic ID of a list with its items, heaviest first."""
+
+    sid: list
+    items: list
+
+
+@dataclass
 class Ranked:
-    """A semantic ID with its score (and that score's bits, as computed) and its items, heaviest first."""
+    """A semantic ID with its score (and that score's bits, as computed) and its items, heaviest first; or, where lists were asked
+    for, the entries of one, with no semantic ID and items of its own."""
 
     sid: list
     score: float
@@ -162,6 +173,11 @@ class Ranked:
     items: list
     key: float | None = None  # perturbed log-probability of a distinct sample
     log_probs: list = field(default_factory=list)  # (behaviour, raw) of each level and scored end token
+    entries: list = field(default_factory=list)
+
+    def every_item(self):
+        """Its items, or those of its entries, in order."""
+        return self.items + [item for entry in self.entries for item in entry.items]
 
 
 @dataclass
@@ -264,21 +280,27 @@ def encode_recommend(request_id, request):
         sections.append(("SAMPLE", 1, struct.pack("<IfQ", SAMPLING_KINDS.index(said.kind), said.temperature, said.seed)))
     if request.text is not None:
         sections.append(("HISTORY_TEXT", 1, request.text.encode()))
+    if request.lists is not None:
+        sections.append(("LIST", 1, struct.pack("<I", request.lists)))
     return _frame("RECOMMEND", request_id, sections)
 
 
 def encode_recommendation(answer):
     """The RECOMMENDATION frame of a `Recommendation`: for tests and stand-in servers."""
+    lists = any(ranked.entries for ranked in answer.results)
     results = [struct.pack("<I", len(answer.results))]
     for ranked in answer.results:
-        results.append(struct.pack("<III", ranked.score_bits, len(ranked.sid), len(ranked.items)))
-        results.append(struct.pack(f"<{len(ranked.sid)}H", *ranked.sid))
-        results.append(struct.pack(f"<{len(ranked.items)}Q", *(item.id for item in ranked.items)))
-    items = [item for ranked in answer.results for item in ranked.items]
-    sections = [
-        ("SUMMARY", 1, struct.pack("<II", answer.unknown_items, answer.prompt_tokens)),
-        ("RESULTS", 1, b"".join(results)),
-    ]
+        results.append(struct.pack("<I", ranked.score_bits))
+        if lists:
+            results.append(struct.pack("<I", len(ranked.entries)))
+        for entry in ranked.entries if lists else [ranked]:
+            results.append(struct.pack("<II", len(entry.sid), len(entry.items)))
+            results.append(struct.pack(f"<{len(entry.sid)}H", *entry.sid))
+            results.append(struct.pack(f"<{len(entry.items)}Q", *(item.id for item in entry.items)))
+    items = [item for ranked in answer.results for item in ranked.every_item()]
+    sections = [("SUMMARY", 1, struct.pack("<II", answer.unknown_items, answer.prompt_tokens))]
+    if not lists:
+        sections.append(("RESULTS", 1, b"".join(results)))
     if any(item.key is not None or item.title is not None for item in items):
         texts = [_optional_text(text) for item in items for text in (item.key, item.title)]
         sections.append(("ITEM_TEXT", 0, b"".join(texts)))
@@ -292,6 +314,8 @@ def encode_recommendation(answer):
     keys = [ranked.key for ranked in answer.results if ranked.key is not None]
     if keys and len(keys) == len(answer.results):
         sections.append(("SAMPLE_KEYS", 0, struct.pack(f"<{len(keys)}f", *keys)))
+    if lists:
+        sections.append(("LISTS", 1, b"".join(results)))
     return _frame("RECOMMENDATION", answer.id, sections)
 
 
@@ -414,14 +438,31 @@ def _sample(fields):
     return Sampling(SAMPLING_KINDS[kind], fields.number("Q", "the seed"), temperature)
 
 
+def _score(fields):
+    bits = fields.number("I", "a score")
+    return struct.unpack("<f", struct.pack("<I", bits))[0], bits
+
+
+def _entry(fields):
+    levels, count = fields.number("I", "a level count"), fields.number("I", "an item count")
+    sid = list(fields.numbers(f"{levels}H", "codes"))
+    return Entry(sid, [Item(item) for item in fields.numbers(f"{count}Q", "item ids")])
+
+
 def _results(fields):
     results = []
     for _ in range(fields.count(12, "results")):
-        bits, levels, count = fields.number("I", "a score"), fields.number("I", "a level count"), fields.number("I", "an item count")
-        score = struct.unpack("<f", struct.pack("<I", bits))[0]
-        sid = list(fields.numbers(f"{levels}H", "codes"))
-        items = [Item(item) for item in fields.numbers(f"{count}Q", "item ids")]
-        results.append(Ranked(sid, score, bits, items))
+        (score, bits), entry = _score(fields), _entry(fields)
+        results.append(Ranked(entry.sid, score, bits, entry.items))
+    return results
+
+
+def _lists(fields):
+    results = []
+    for _ in range(fields.count(8, "lists")):
+        score, bits = _score(fields)
+        entries = [_entry(fields) for _ in range(fields.count(8, "entries"))]
+        results.append(Ranked([], score, bits, [], entries=entries))
     return results
 
 
@@ -456,10 +497,12 @@ _READERS = {
         "VIEW": lambda f: f.rest("the view"),
         "SCENARIO": lambda f: f.number("I", "the scenario"),
         "SAMPLE": _sample,
+        "LIST": lambda f: f.number("I", "the length"),
     },
     "RECOMMENDATION": {
         "SUMMARY": lambda f: (f.number("I", "unknown items"), f.number("I", "prompt tokens")),
         "RESULTS": _results,
+        "LISTS": _lists,
         "ITEM_TEXT": None,  # Read behind the others: it needs the items.
         "PROVENANCE": lambda f: {name: f.text(name) for name in ("model", "catalog", "device", "dtype")},
         "TIMINGS": lambda f: {name: f.number("I", name) for name in TIMINGS},
@@ -470,7 +513,7 @@ _READERS = {
     "ERROR": {"FAULT": lambda f: f.coded(FAULTS)},
     "STATS_REPLY": {"ENGINE_STATS": lambda f: f.rest("the text"), "SERVER_STATS": lambda f: f.rest("the text")},
 }
-_EXCLUSIVE = ({"HISTORY_TOKENS", "HISTORY_IDS", "HISTORY_KEYS", "HISTORY_TEXT"}, {"DENY_IDS", "DENY_KEYS"})
+_EXCLUSIVE = ({"HISTORY_TOKENS", "HISTORY_IDS", "HISTORY_KEYS", "HISTORY_TEXT"}, {"DENY_IDS", "DENY_KEYS"}, {"RESULTS", "LISTS"})
 
 
 def _sections(kind, payload):
@@ -524,17 +567,18 @@ def _read_request(found):
         deny_items=found.get("DENY_IDS"), deny_keys=found.get("DENY_KEYS"),
         deny_history=bool(options & 1), strict=bool(options & 2), with_text=bool(options & 4),
         deadline_us=found.get("DEADLINE"), user=found.get("USER"), view=found.get("VIEW"),
-        scenario=found.get("SCENARIO"), sample=found.get("SAMPLE"), log_probs=bool(options & 8))
+        scenario=found.get("SCENARIO"), sample=found.get("SAMPLE"), log_probs=bool(options & 8),
+        lists=found.get("LIST"))
 
 
 def _read_recommendation(request_id, found):
     unknown_items, prompt_tokens = _need("RECOMMENDATION", found, "SUMMARY")
-    answer = Recommendation(request_id, _need("RECOMMENDATION", found, "RESULTS"), unknown_items, prompt_tokens)
+    answer = Recommendation(request_id, _need("RECOMMENDATION", found, "RESULTS", "LISTS"), unknown_items, prompt_tokens)
     answer.provenance = found.get("PROVENANCE", answer.provenance)
     answer.timings = found.get("TIMINGS", answer.timings)
     if text := found.get("ITEM_TEXT"):
         for ranked in answer.results:
-            for item in ranked.items:
+            for item in ranked.every_item():
                 item.key, item.title = text.optional_text("a key"), text.optional_text("a title")
         text.end()
     if fields := found.get("LEVEL_LOGPROBS"):
@@ -812,6 +856,7 @@ def _arguments(arguments):
     parser.add_argument("--sample", choices=SAMPLING_KINDS, help="draw instead of search")
     parser.add_argument("--seed", type=int, default=0, help="of --sample")
     parser.add_argument("--temperature", type=float, default=1.0, help="of --sample")
+    parser.add_argument("--list", type=int, metavar="N", help="lists of N semantic IDs instead of single ones")
     parser.add_argument("--log-probs", action="store_true", help="ask for log-probabilities of each level")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--ping", type=int, metavar="COUNT", help="measure round trips instead")
@@ -821,9 +866,12 @@ def _arguments(arguments):
 
 def _print_answer(answer):
     for rank, ranked in enumerate(answer.results, start=1):
-        items = ", ".join(f"{item.id}" + (f" {item.title or item.key}" if item.title or item.key else "")
-                          for item in ranked.items)
-        print(f"{rank:>3}  {ranked.score:>10.4f}  {'.'.join(map(str, ranked.sid)):<18} {items}")
+        head = f"{rank:>3}  {ranked.score:>10.4f}"
+        for entry in ranked.entries or [ranked]:
+            items = ", ".join(f"{item.id}" + (f" {item.title or item.key}" if item.title or item.key else "")
+                              for item in entry.items)
+            print(f"{head}  {'.'.join(map(str, entry.sid)):<18} {items}")
+            head = " " * len(head)
     made, spent = answer.provenance, answer.timings
     print(f"{made['model']} on {made['device']} ({made['dtype']}), catalogue {made['catalog']}; "
           f"{answer.prompt_tokens} prompt tokens, {answer.unknown_items} unknown items; {spent['total_us'] / 1000:.2f} ms")
@@ -858,7 +906,7 @@ def main(arguments=None):
                     max_items_per_sid=chosen.max_items_per_sid, deny_items=chosen.deny, deny_keys=chosen.deny_keys,
                     deny_history=chosen.deny_history, strict=chosen.strict, with_text=chosen.text,
                     deadline_us=deadline_us, user=chosen.user, view=chosen.view, scenario=chosen.scenario,
-                    sample=sample, log_probs=chosen.log_probs))
+                    sample=sample, log_probs=chosen.log_probs, lists=chosen.list))
                 if chosen.json:
                     print(json.dumps(asdict(answer)))
                 else:

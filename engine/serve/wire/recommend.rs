@@ -37,7 +37,7 @@ pub fn encode_recommend(request: &Request, limit: usize, out: &mut Vec<u8>) -> R
             tokens.iter().for_each(|token| out.extend_from_slice(&token.to_le_bytes()))
         }),
         History::Items(items) => put_items(&mut frame, Tag::HistoryIds, Tag::HistoryKeys, items),
-        // Its tag is the highest of all: it is written last.
+        // Its tag is higher than those of what follows.
         History::Text(_) => {}
     }
     // Absent means no ids; an empty list of keys is another value, and is said.
@@ -65,6 +65,9 @@ pub fn encode_recommend(request: &Request, limit: usize, out: &mut Vec<u8>) -> R
     }
     if let History::Text(text) = &request.history {
         frame.required(Tag::HistoryText, |out| out.extend_from_slice(text.as_bytes()));
+    }
+    if let Some(items) = request.list {
+        frame.required(Tag::List, |out| out.extend_from_slice(&items.to_le_bytes()));
     }
     frame.finish(limit)
 }
@@ -100,6 +103,7 @@ struct Partial {
     view: Option<String>,
     scenario: Option<u32>,
     sampling: Option<Sampling>,
+    list: Option<u32>,
 }
 
 /// Reads the payload of a RECOMMEND.
@@ -128,6 +132,7 @@ pub fn decode_recommend(frame: &Frame<'_>) -> Result<Request, WireError> {
         scenario: partial.scenario,
         sampling: partial.sampling,
         log_probs: options & LOG_PROBS != 0,
+        list: partial.list,
     })
 }
 
@@ -162,6 +167,7 @@ impl Partial {
             Tag::View => section.store(tag, &mut self.view, fields.rest_as_text("the view")?.to_owned())?,
             Tag::Scenario => section.store(tag, &mut self.scenario, fields.u32("the scenario")?)?,
             Tag::Sample => section.store(tag, &mut self.sampling, sampling(&mut fields)?)?,
+            Tag::List => section.store(tag, &mut self.list, fields.u32("the length")?)?,
             _ => return section.skip(Kind::Recommend),
         }
         fields.end()
@@ -198,7 +204,12 @@ fn items(are_ids: bool, fields: &mut Fields<'_>) -> Result<ItemRefs, WireError> 
 }
 
 /// Stores a value that several sections can bring, but only one of them.
-fn store_one_of<T>(section: &Section<'_>, tag: Tag, slot: &mut Option<(Tag, T)>, value: T) -> Result<(), WireError> {
+pub(super) fn store_one_of<T>(
+    section: &Section<'_>,
+    tag: Tag,
+    slot: &mut Option<(Tag, T)>,
+    value: T,
+) -> Result<(), WireError> {
     let offset = section.offset;
     match slot.replace((tag, value)) {
         None => Ok(()),

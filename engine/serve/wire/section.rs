@@ -92,6 +92,8 @@ tags! {
     Sample = 0x010b "SAMPLE",
     /// RECOMMEND: the complete prompt as text.
     HistoryText = 0x010c "HISTORY_TEXT",
+    /// RECOMMEND: semantic IDs of a list.
+    List = 0x0111 "LIST",
     /// RECOMMENDATION: unknown items, prompt tokens.
     Summary = 0x0200 "SUMMARY",
     /// RECOMMENDATION: semantic IDs, scores, items.
@@ -106,6 +108,8 @@ tags! {
     LevelLogProbs = 0x0205 "LEVEL_LOGPROBS",
     /// RECOMMENDATION: perturbed log-probabilities of the results of RESULTS.
     SampleKeys = 0x0206 "SAMPLE_KEYS",
+    /// RECOMMENDATION: lists of semantic IDs with their items, in place of RESULTS.
+    Lists = 0x0209 "LISTS",
     /// REFUSAL: code and message.
     Reason = 0x0300 "REASON",
     /// ERROR: code and message.
