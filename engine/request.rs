@@ -96,6 +96,8 @@ pub struct Request {
     pub sampling: Option<Sampling>,
     /// Return each result's log-probabilities, level by level.
     pub log_probs: bool,
+    /// Return lists of so many semantic IDs, none of them twice in one, instead of single ones.
+    pub list: Option<u32>,
 }
 
 impl Request {
@@ -119,7 +121,20 @@ impl Request {
             instructions: Vec::new(),
             sampling: None,
             log_probs: false,
+            list: None,
         }
+    }
+}
+
+impl Ranked {
+    /// Every item, in the order of the reply's sections.
+    pub fn every_item(&self) -> impl Iterator<Item = &Item> {
+        self.items.iter().chain(self.list.iter().flat_map(|entry| &entry.items))
+    }
+
+    /// The same, to be changed.
+    pub fn every_item_mut(&mut self) -> impl Iterator<Item = &mut Item> {
+        self.items.iter_mut().chain(self.list.iter_mut().flat_map(|entry| &mut entry.items))
     }
 }
 
@@ -134,15 +149,27 @@ pub struct Item {
     pub title: Option<String>,
 }
 
-/// One semantic ID of a reply.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Ranked {
+/// One semantic ID of a list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Entry {
     /// Code of each level.
     pub sid: Vec<u16>,
-    /// Sum over levels of log-probabilities (see `score` in the manifest), then divided by length^penalty if set.
-    pub score: f32,
-    /// Its allowed items, heaviest first.
+    /// Its allowed items, heaviest first; none if they were all delisted while the request was under way.
     pub items: Vec<Item>,
+}
+
+/// One semantic ID of a reply, or one list of them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Ranked {
+    /// Code of each level. Empty for a list.
+    pub sid: Vec<u16>,
+    /// Sum over levels of log-probabilities (see `score` in the manifest), then divided by length^penalty if set. Of a list, over
+    /// the levels of all its semantic IDs.
+    pub score: f32,
+    /// Its allowed items, heaviest first. Empty for a list.
+    pub items: Vec<Item>,
+    /// The semantic IDs of a list in its order, where lists were asked for.
+    pub list: Vec<Entry>,
     /// Perturbed log-probability, when distinct semantic IDs were sampled.
     pub key: Option<f32>,
     /// Of each level and scored end token, when asked for.

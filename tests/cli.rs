@@ -22,6 +22,27 @@ fn requests(export: &str, lines: &[Value]) -> cli_support::Ran {
     sidereal_with_input(&["recommend", export, "--requests", "-", "--threads", "1"], &input)
 }
 
+/// Lists have entries in place of a semantic ID and items; the flag makes room for them.
+#[test]
+fn recommend_answers_with_lists() {
+    let line = json!({"id": 1, "items": [12069, 23326], "beams": 16, "top": 4, "list": 3}).to_string();
+    let export = golden_arg("t5-relu");
+    let args = &["recommend", &export, "--requests", "-", "--threads", "1", "--max-list-items", "3"];
+    let answers = sidereal_with_input(args, &line).exits(0).json_lines();
+    let results = answers[0]["results"].as_array().unwrap();
+    assert_eq!(results.len(), 4);
+    for ranked in results {
+        assert!(ranked["score"].is_f64() && ranked.get("sid").is_none() && ranked.get("items").is_none());
+        let list = ranked["list"].as_array().unwrap();
+        let sids: std::collections::BTreeSet<String> = list.iter().map(|entry| entry["sid"].to_string()).collect();
+        assert_eq!((list.len(), sids.len()), (3, 3));
+        assert!(list.iter().all(|entry| entry["items"][0].is_u64()));
+    }
+    let refused = requests(&export, &[serde_json::from_str(&line).unwrap()]).json_lines();
+    let told = refused[0]["error"]["message"].as_str().unwrap();
+    assert!(told.contains("list is 3; it must be 1 to 1"), "{told}");
+}
+
 /// Items 20768 and others share semantic IDs in this export; see items.csv.
 #[test]
 fn recommend_answers_every_line_in_order() {

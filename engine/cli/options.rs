@@ -114,6 +114,9 @@ pub struct LimitArgs {
     /// Items that one request may deny, its history included [default: 20000]
     #[arg(long, value_name = "N")]
     pub max_denied_items: Option<usize>,
+    /// Semantic IDs of the longest list that a request may ask for [default: 1]
+    #[arg(long, value_name = "N")]
+    pub max_list_items: Option<usize>,
     /// Bytes of a text prompt, e.g. 64KiB [default: 64KiB]
     #[arg(long, value_name = "BYTES", value_parser = units::bytes)]
     pub max_text_bytes: Option<usize>,
@@ -145,6 +148,7 @@ impl LimitArgs {
         set(&mut limits.max_cohort_rows, &self.max_cohort_rows);
         set(&mut limits.max_history_items, &self.max_history_items);
         set(&mut limits.max_denied_items, &self.max_denied_items);
+        set(&mut limits.max_list_items, &self.max_list_items);
         set(&mut limits.max_text_bytes, &self.max_text_bytes);
         set(&mut limits.kv_bytes, &self.kv_bytes);
         set(&mut limits.default_deadline, &self.default_deadline);

@@ -10,7 +10,7 @@ use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::request::{
-    Answer, History, InstructionUsed, InstructionValue, Item, ItemRef, ItemRefs, Ranked, Request, StageTimings,
+    Answer, Entry, History, InstructionUsed, InstructionValue, Item, ItemRef, ItemRefs, Ranked, Request, StageTimings,
 };
 use crate::sampling::{LogProb, Sampling, SamplingKind};
 
@@ -33,7 +33,7 @@ pub struct BadLine {
 }
 
 /// The keys of a request, in the order that messages list them.
-const KEYS: [&str; 20] = [
+const KEYS: [&str; 21] = [
     "id",
     "items",
     "keys",
@@ -54,6 +54,7 @@ const KEYS: [&str; 20] = [
     "instructions",
     "sample",
     "logprobs",
+    "list",
 ];
 
 /// A request line as it stands there.
@@ -79,6 +80,7 @@ struct Line {
     instructions: Option<BTreeMap<String, Instruction>>,
     sample: Option<Sample>,
     logprobs: Option<bool>,
+    list: Option<u32>,
 }
 
 /// `sample`.
@@ -175,6 +177,7 @@ impl<'de> Visitor<'de> for LineVisitor {
                 "instructions" => take(&mut map, "instructions", &mut line.instructions)?,
                 "sample" => take(&mut map, "sample", &mut line.sample)?,
                 "logprobs" => take(&mut map, "logprobs", &mut line.logprobs)?,
+                "list" => take(&mut map, "list", &mut line.list)?,
                 unknown => {
                     return Err(A::Error::custom(format!("unknown key {unknown:?}; known are {}", KEYS.join(", "))));
                 }
@@ -271,6 +274,7 @@ fn build(line: Line, id: u64, defaults: Defaults) -> Result<Request, String> {
         instructions: line.instructions.unwrap_or_default().into_iter().map(instruction).collect(),
         sampling: line.sample.map(Sampling::from),
         log_probs: line.logprobs.unwrap_or(false),
+        list: line.list,
     })
 }
 
@@ -316,11 +320,16 @@ enum Reply<'a> {
     },
 }
 
+/// A semantic ID, or a list of them.
 #[derive(Serialize)]
 struct ResultJson<'a> {
-    sid: &'a [u16],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sid: Option<&'a [u16]>,
     score: f32,
-    items: Vec<ItemJson<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    items: Option<Vec<ItemJson<'a>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    list: Option<Vec<EntryJson<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<f32>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -339,6 +348,12 @@ impl<'a> From<&'a InstructionUsed> for InstructionJson<'a> {
     fn from(used: &'a InstructionUsed) -> InstructionJson<'a> {
         InstructionJson { name: &used.name, origin: used.origin.name(), version: used.version }
     }
+}
+
+#[derive(Serialize)]
+struct EntryJson<'a> {
+    sid: &'a [u16],
+    items: Vec<ItemJson<'a>>,
 }
 
 #[derive(Serialize)]
@@ -398,11 +413,18 @@ fn item(item: &Item, with_text: bool) -> ItemJson<'_> {
     }
 }
 
-fn result(ranked: &Ranked, with_text: bool) -> ResultJson<'_> {
-    let items = ranked.items.iter().map(|each| item(each, with_text)).collect();
+fn result<'a>(ranked: &'a Ranked, with_text: bool) -> ResultJson<'a> {
+    let items_json = |items: &'a [Item]| items.iter().map(|each| item(each, with_text)).collect::<Vec<_>>();
     let log_prob = |of: &LogProb| LogProbJson { behaviour: of.behaviour, raw: of.raw };
     let logprobs = ranked.log_probs.iter().map(log_prob).collect();
-    ResultJson { sid: &ranked.sid, score: ranked.score, items, key: ranked.key, logprobs }
+    let (score, key) = (ranked.score, ranked.key);
+    if ranked.list.is_empty() {
+        let (sid, items) = (Some(&ranked.sid[..]), Some(items_json(&ranked.items)));
+        return ResultJson { sid, score, items, list: None, key, logprobs };
+    }
+    let entry = |entry: &'a Entry| EntryJson { sid: &entry.sid, items: items_json(&entry.items) };
+    let list = Some(ranked.list.iter().map(entry).collect());
+    ResultJson { sid: None, score, items: None, list, key, logprobs }
 }
 
 /// The answer to request `id` as a line, without the newline. `with_text` as the request had it.
@@ -452,7 +474,7 @@ mod tests {
     fn reads_every_key() {
         let text = r#"{"id":7,"items":[1,18446744073709551615],"beams":128,"top":5,"deny":[3],"deny_history":true,
             "strict":true,"max_items_per_sid":2,"view":"v","user":"u","scenario":3,"with_text":true,"deadline_ms":1.5,
-            "sample":{"kind":"distinct","seed":18446744073709551615,"temperature":0.5},"logprobs":true}"#;
+            "sample":{"kind":"distinct","seed":18446744073709551615,"temperature":0.5},"logprobs":true,"list":4}"#;
         let request = parse(text, 1, DEFAULTS).unwrap();
         let expected = Request {
             max_items_per_sid: Some(2),
@@ -466,6 +488,7 @@ mod tests {
             scenario: Some(3),
             sampling: Some(Sampling { kind: SamplingKind::Distinct, seed: u64::MAX, temperature: 0.5 }),
             log_probs: true,
+            list: Some(4),
             ..Request::new(7, History::Items(ItemRefs::Ids(vec![1, u64::MAX])), 128, 5)
         };
         assert_eq!(request, expected);

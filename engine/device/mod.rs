@@ -337,7 +337,7 @@ pub struct Cohort {
 pub struct Beam {
     /// Leaf of the trie (node id at the last level): the last one of a list.
     pub leaf: u32,
-    /// Leaves of a list before the last, in order.
+    /// Leaves of a list before that one, in order.
     pub earlier: Vec<u32>,
     /// Sum of raw log-probabilities, before any length penalty.
     pub score: f32,
@@ -720,7 +720,7 @@ pub enum Normalizer {
 /// Arguments of [`Device::head`].
 #[derive(Clone, Copy, Debug)]
 pub struct HeadArgs {
-    /// `Requests` at level 0, else `Beams`. (For `Last` hand-off at level 0, request order equals span order.)
+    /// `Requests` at the first step, else `Beams`. (For `Last` hand-off at the first step, request order equals span order.)
     pub rows: Rows,
     /// `[rows, hidden]` in the compute type, final norm applied.
     pub x: Tensor,

@@ -63,11 +63,11 @@ impl Blueprint {
         let requests = capacity.slots.min(capacity.cohort_rows);
         let cohort_plan = CohortPlan {
             rows: capacity.cohort_rows,
-            steps: plan.steps(),
+            steps: plan.max_steps(),
             requests,
             // A denied item bans at most one node a level.
             banned_nodes: requests * limits.max_denied_items * manifest.levels().len(),
-            lists: None,
+            lists: plan.lists(),
         };
         let prefix = manifest.decoder_prefix().map_or(0, |_| capacity.prefix_tokens);
         let mut cohort_lanes = Vec::with_capacity(capacity.cohorts);

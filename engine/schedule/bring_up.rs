@@ -59,7 +59,7 @@ pub(super) fn bring_up(config: &EngineConfig) -> Result<Loaded, LoadError> {
     if let Some(tokenizer) = &tokenizer {
         tokenizer.validate_against(description.vocabulary)?;
     }
-    let plan = SearchPlan::new(&manifest);
+    let plan = SearchPlan::new(&manifest).with_lists(limits.max_list_items);
     let catalog = Arc::new(open_catalog(&export, config.catalog.as_deref())?);
     let folder = catalog_folder(&export, config.catalog.as_deref())?;
     let views = View::open_all(&folder, &catalog)?;
@@ -160,6 +160,7 @@ pub(super) fn bring_up(config: &EngineConfig) -> Result<Loaded, LoadError> {
         vocabulary,
         max_text_bytes: limits.max_text_bytes,
         instructions,
+        max_list_items: limits.max_list_items,
     };
     let host = Host { manifest, snapshots: Snapshots::new(snapshot), tokenizer, bounds, plan, provenance };
     Ok(Loaded { host, parts, followers, facts, replacer })

@@ -288,8 +288,9 @@ impl Core {
         }
         let deadline = newcomer.ticket.deadline;
         let ahead = self.work_ahead(deadline);
-        let in_turn = self.cost.estimate(ahead.0 + tokens, ahead.1 + beams);
-        let needed = in_turn.max(self.cost.estimate_among_others(tokens, beams));
+        let rows = newcomer.resolved.search_rows();
+        let in_turn = self.cost.estimate(ahead.0 + tokens, ahead.1 + rows);
+        let needed = in_turn.max(self.cost.estimate_among_others(tokens, rows));
         if let Some(refusal) = would_be_late(deadline.saturating_duration_since(now), needed) {
             if self.is_idle() {
                 self.cost.doubt();
@@ -309,7 +310,7 @@ impl Core {
             .filter(|(running, tokens)| running.ticket.deadline <= deadline || running.prefilled == *tokens)
             .map(|(running, _)| (&running.resolved, running.prefilled));
         waiting.chain(running).fold((0, 0), |(tokens, rows), (resolved, prefilled)| {
-            (tokens + resolved.tokens.len() - prefilled, rows + resolved.beams as usize)
+            (tokens + resolved.tokens.len() - prefilled, rows + resolved.search_rows())
         })
     }
 
@@ -396,8 +397,8 @@ impl Core {
         for &slot in slots {
             let Running { ticket, resolved, prefilled, .. } = self.running(slot);
             let (left, tokens) = (ticket.deadline.saturating_duration_since(now), resolved.tokens.len() - *prefilled);
-            let beams = resolved.beams as usize;
-            let needed = self.cost.estimate_among_others(tokens, beams);
+            let rows = resolved.search_rows();
+            let needed = self.cost.estimate_among_others(tokens, rows);
             if let Some(refusal) = would_be_late(left, needed) {
                 if self.waiting.is_empty() && self.free_slots.len() + 1 == self.slots.len() {
                     self.cost.doubt();

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::device::MAX_LIST_ITEMS;
+
 /// About 30 years: a deadline is an instant, and instants end.
 const LONGEST_DEADLINE: Duration = Duration::from_secs(1_000_000_000);
 
@@ -33,6 +35,8 @@ pub struct Limits {
     pub max_denied_items: usize,
     /// Views of the catalogue. Each takes two masks, of an eighth of a byte a node of the trie, on the device.
     pub max_views: usize,
+    /// Semantic IDs of a list. Every beam's own keys and values are planned for that many.
+    pub max_list_items: usize,
     /// Bytes of a text prompt: a tokenizer's work grows with them, whatever tokens come out.
     pub max_text_bytes: usize,
     /// Tokens in a KV page.
@@ -69,6 +73,7 @@ impl Default for Limits {
             max_history_items: 20_000,
             max_denied_items: 20_000,
             max_views: 64,
+            max_list_items: 1,
             max_text_bytes: 64 << 10,
             page_tokens: 64,
             kv_bytes: 1 << 30,
@@ -114,6 +119,7 @@ impl Limits {
             ("max_cohort_rows", self.max_cohort_rows, ANY),
             ("max_cohorts", self.max_cohorts, 1 << 10),
             ("max_decoder_prefix", self.max_decoder_prefix, 1 << 16),
+            ("max_list_items", self.max_list_items, MAX_LIST_ITEMS),
             ("page_tokens", self.page_tokens, 1 << 16),
             ("max_frame_bytes", self.max_frame_bytes, ANY),
             ("max_connections", self.max_connections, ANY),
@@ -149,6 +155,7 @@ mod tests {
             (Limits { max_requests: usize::MAX, ..Limits::default() }, "max_requests"),
             // The device refuses the whole cohort of such a request.
             (Limits { max_beams: 65_537, ..Limits::default() }, "max_beams is 65537; it must be at most 65536"),
+            (Limits { max_list_items: 33, ..Limits::default() }, "max_list_items is 33; it must be at most 32"),
             // An instant cannot lie that far ahead.
             (Limits { max_deadline: Duration::MAX, ..Limits::default() }, "max_deadline"),
             (Limits { default_deadline: Duration::ZERO, ..Limits::default() }, "default_deadline"),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::catalog::{Allowed, Catalog, ItemIndex, Snapshot};
 use crate::export::Manifest;
 use crate::request::{History, ItemRef, ItemRefs, Refusal, RefusalKind, Request};
-use crate::sampling::Sampling;
+use crate::sampling::{Sampling, SamplingKind};
 use crate::schedule::instructions::{DecoderPrompt, Instructions, LookedUp};
 use crate::schedule::text;
 
@@ -26,6 +26,8 @@ pub struct Bounds {
     pub max_text_bytes: usize,
     /// The export's instructions.
     pub instructions: Option<Arc<Instructions>>,
+    /// Semantic IDs of the longest list.
+    pub max_list_items: usize,
 }
 
 /// A request, ready for the device.
@@ -43,6 +45,8 @@ pub struct Resolved {
     pub sampling: Option<Sampling>,
     /// Return log-probabilities.
     pub log_probs: bool,
+    /// Return lists of so many semantic IDs.
+    pub list: Option<u32>,
     /// Semantic IDs to return.
     pub top: u32,
     /// Items of each, if bounded.
@@ -59,6 +63,18 @@ pub struct Resolved {
     pub banned_nodes: Vec<Vec<u32>>,
     /// Items of the history that the catalogue does not know.
     pub unknown_items: u32,
+}
+
+impl Resolved {
+    /// Semantic IDs that each beam becomes.
+    pub fn items(&self) -> usize {
+        self.list.unwrap_or(1) as usize
+    }
+
+    /// Beam rows of its search as the cost model counts them: a list takes that many times the steps.
+    pub fn search_rows(&self) -> usize {
+        self.beams as usize * self.items()
+    }
 }
 
 /// Checks that need no look-up: what a refusal at the door costs almost nothing for.
@@ -79,6 +95,16 @@ pub fn check(request: &Request, bounds: &Bounds) -> Result<(), Refusal> {
     if let Some(sampling) = request.sampling.filter(|s| !Sampling::TEMPERATURES.contains(&s.temperature)) {
         let (low, high) = (Sampling::TEMPERATURES.start(), Sampling::TEMPERATURES.end());
         return bad(format!("temperature is {}; it must be {low} to {high}", sampling.temperature));
+    }
+    if let Some(items) = request.list {
+        let most = bounds.max_list_items;
+        if items == 0 || items as usize > most {
+            return bad(format!("list is {items}; it must be 1 to {most} (the server's --max-list-items)"));
+        }
+        if request.sampling.is_some_and(|sampling| sampling.kind == SamplingKind::Distinct) {
+            let message = "lists are searched for or sampled independently; distinct samples of lists are not offered";
+            return Err(Refusal::new(RefusalKind::Unsupported, message));
+        }
     }
     check_instructions(request, bounds.instructions.as_deref())?;
     let history_items = match &request.history {
@@ -215,6 +241,7 @@ pub fn resolve(
         beams: request.beams,
         sampling: request.sampling,
         log_probs: request.log_probs,
+        list: request.list,
         top: request.top,
         max_items_per_sid: request.max_items_per_sid,
         with_text: request.with_text,

@@ -1,15 +1,15 @@
 //! Trie-constrained beam search, enqueued step by step.
 //!
-//! A search has one step a level, then one a *scored* end token. Every step enqueues the hidden states, the head, and the
-//! selection; nothing waits. Scores follow the mode that the manifest declares (design: scores are declared, never
-//! guessed). An end token that is not scored changes no result and is not computed.
+//! A search has one step a level, for each semantic ID of a list, then one a *scored* end token. Every step enqueues the hidden
+//! states, the head, and the selection; nothing waits. Scores follow the mode that the manifest declares (design: scores are
+//! declared, never guessed). An end token that is not scored changes no result and is not computed.
 
 use std::sync::Arc;
 
 use crate::catalog::Catalog;
 use crate::device::{
-    Device, DeviceError, Dtype, ExpandArgs, ForceArgs, Head, HeadArgs, HeadMatrix, HeadSource, Normalizer, Rows,
-    Target, Tensor, TrieId,
+    Device, DeviceError, Dtype, ExpandArgs, ForceArgs, Head, HeadArgs, HeadMatrix, HeadSource, ListPlan, Normalizer,
+    Rows, Target, Tensor, TrieId,
 };
 use crate::export::{Manifest, ScoreMode};
 use crate::model::{CohortLanes, Model};
@@ -21,31 +21,52 @@ pub struct SearchPlan {
     /// Scored end tokens, in order.
     end: Vec<u32>,
     normalizer: Normalizer,
-    /// What a final score is divided by: length^penalty, or 1.
-    divisor: f32,
+    /// A final score is divided by length^penalty.
+    length_penalty: f32,
+    /// Semantic IDs of the longest list.
+    max_items: usize,
 }
 
 impl SearchPlan {
-    /// Reads the plan from a manifest.
+    /// Reads the plan from a manifest: searches for one semantic ID.
     pub fn new(manifest: &Manifest) -> SearchPlan {
         let normalizer = match manifest.score() {
             ScoreMode::FullThenMask => Normalizer::Vocabulary,
             ScoreMode::MaskThenNorm => Normalizer::Legal,
             ScoreMode::LevelNorm | ScoreMode::LevelHead => Normalizer::Level,
         };
-        let penalty = manifest.length_penalty();
-        let divisor = if penalty == 0.0 { 1.0 } else { (manifest.scored_length() as f32).powf(penalty) };
-        SearchPlan { levels: manifest.levels().len(), end: manifest.scored_end().to_vec(), normalizer, divisor }
+        SearchPlan {
+            levels: manifest.levels().len(),
+            end: manifest.scored_end().to_vec(),
+            normalizer,
+            length_penalty: manifest.length_penalty(),
+            max_items: 1,
+        }
     }
 
-    /// Steps of a search.
-    pub fn steps(&self) -> usize {
-        self.levels + self.end.len()
+    /// The same with room for lists of up to `max_items` semantic IDs.
+    pub fn with_lists(self, max_items: usize) -> SearchPlan {
+        SearchPlan { max_items: max_items.max(1), ..self }
     }
 
-    /// Generated tokens that are fed back to the model: all but the last.
+    /// Room for lists, if searches ever go on after their first semantic ID.
+    pub fn lists(&self) -> Option<ListPlan> {
+        (self.max_items > 1).then_some(ListPlan { items: self.max_items, levels: self.levels })
+    }
+
+    /// Steps of a search for lists of `items` semantic IDs.
+    pub fn steps(&self, items: usize) -> usize {
+        items * self.levels + self.end.len()
+    }
+
+    /// Steps of the longest search.
+    pub fn max_steps(&self) -> usize {
+        self.steps(self.max_items)
+    }
+
+    /// Generated tokens that the longest search feeds back to the model: all but the last.
     pub fn own_steps(&self) -> usize {
-        self.steps() - 1
+        self.max_steps() - 1
     }
 
     /// Whether logits of the whole vocabulary are ever needed.
@@ -53,9 +74,12 @@ impl SearchPlan {
         self.normalizer == Normalizer::Vocabulary
     }
 
-    /// A finished beam's score as replies give it.
-    pub fn final_score(&self, sum: f32) -> f32 {
-        sum / self.divisor
+    /// The score of a finished list of `items` semantic IDs as replies give it; its length is all that was scored.
+    pub fn final_score(&self, sum: f32, items: usize) -> f32 {
+        match self.length_penalty {
+            0.0 => sum,
+            penalty => sum / (self.steps(items) as f32).powf(penalty),
+        }
     }
 }
 
@@ -104,15 +128,16 @@ impl Searcher {
         &self.plan
     }
 
-    /// Enqueues step `step` (from 0) of a cohort's search.
+    /// Enqueues step `step` (from 0) of a cohort's search for lists of `items` semantic IDs.
     pub fn step(
         &self,
         device: &mut dyn Device,
         model: &mut dyn Model,
         lanes: &CohortLanes,
-        step: usize,
+        (step, items): (usize, usize),
     ) -> Result<(), DeviceError> {
-        device.replay((lanes.cohort, lanes.prefix), step, &mut |device| self.enqueue(device, model, lanes, step))
+        let body = &mut |device: &mut dyn Device| self.enqueue(device, model, lanes, (step, items));
+        device.replay((lanes.cohort, lanes.prefix), step, body)
     }
 
     /// Enqueues the logits of `level`'s codes, and their log-normaliser, behind the hidden states that start a search: one row a
@@ -138,7 +163,7 @@ impl Searcher {
         device: &mut dyn Device,
         model: &mut dyn Model,
         lanes: &CohortLanes,
-        step: usize,
+        (step, items): (usize, usize),
     ) -> Result<(), DeviceError> {
         let lane = lanes.cohort;
         let (rows, x) = match step {
@@ -146,23 +171,16 @@ impl Searcher {
             _ => (Rows::Beams(lane), model.next_hidden(device, lanes, step - 1)?),
         };
         let (logits, lognorm) = (self.logits, self.lognorm);
-        let target = match step.checked_sub(self.plan.levels) {
-            None => Target::Level(step),
+        let target = match step.checked_sub(items * self.plan.levels) {
+            None => Target::Level(step % self.plan.levels),
             Some(index) => Target::Token(self.plan.end[index]),
         };
         self.head(device, rows, x, target)?;
         match target {
             Target::Level(level) => {
                 let lognorm = (self.plan.normalizer != Normalizer::Legal).then_some(lognorm);
-                device.expand_select(&ExpandArgs {
-                    lane,
-                    trie: self.trie,
-                    head: self.head,
-                    item: 0,
-                    level,
-                    logits,
-                    lognorm,
-                })
+                let (trie, head, item) = (self.trie, self.head, step / self.plan.levels);
+                device.expand_select(&ExpandArgs { lane, trie, head, item, level, logits, lognorm })
             }
             Target::Token(token) => {
                 device.force_token(&ForceArgs { lane, token, step, scored: Some((logits, lognorm)) })

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use sidereal::request::{
-    History, InstructionUsed, InstructionValue, Item, ItemRef, ItemRefs, Origin, Policy, Provenance, Ranked,
+    Entry, History, InstructionUsed, InstructionValue, Item, ItemRef, ItemRefs, Origin, Policy, Provenance, Ranked,
     Recommendation, Request, StageTimings,
 };
 use sidereal::sampling::{LogProb, Sampling, SamplingKind};
@@ -66,11 +66,12 @@ prop_compose! {
         (user, view) in (proptest::option::of(text()), proptest::option::of(text())),
         (trigger, instructions) in (proptest::option::of(trigger()), instructions()),
         (scenario, sampling, log_probs) in (any::<Option<u32>>(), proptest::option::of(sampling()), any::<bool>()),
+        list in any::<Option<u32>>(),
     ) -> Request {
         Request {
             id, history, beams, top, max_items_per_sid, deny, deny_history, strict, with_text,
             deadline: deadline_us.map(Duration::from_micros), user, view, scenario, sampling,
-            log_probs, trigger, instructions,
+            log_probs, trigger, instructions, list,
         }
     }
 }
@@ -100,13 +101,17 @@ prop_compose! {
         instructions in proptest::collection::vec(used(), 0..4),
         (model, catalog, device, dtype) in (text(), text(), text(), text()),
         policy in (any::<u64>(), text()).prop_map(|(number, version)| Policy { number, version }),
-        times in any::<[u32; 6]>(),
+        (times, lists) in (any::<[u32; 6]>(), any::<bool>()),
     ) -> Recommendation {
         for (rank, ranked) in (0u32..).zip(&mut results) {
             let number = |salt: u32| f32::from_bits(bits.rotate_left(rank) ^ salt);
             ranked.log_probs =
                 (0..steps as u32).map(|step| LogProb { behaviour: number(step), raw: number(!step) }).collect();
             ranked.key = with_keys.then(|| number(7));
+            if lists {
+                let entry = Entry { sid: std::mem::take(&mut ranked.sid), items: std::mem::take(&mut ranked.items) };
+                ranked.list = vec![entry; 1 + rank as usize % 3];
+            }
         }
         let [resolve_us, queue_us, prefill_us, search_us, expand_us, total_us] = times;
         Recommendation {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sidereal::request::{
-    History, InstructionUsed, InstructionValue, Item, ItemRef, ItemRefs, Origin, Policy, Provenance, Ranked,
+    Entry, History, InstructionUsed, InstructionValue, Item, ItemRef, ItemRefs, Origin, Policy, Provenance, Ranked,
     Recommendation, Refusal, RefusalKind, Request, StageTimings,
 };
 use sidereal::sampling::{LogProb, Sampling, SamplingKind};
@@ -58,6 +58,10 @@ fn items_json(items: &ItemRefs) -> Value {
     }
 }
 
+fn shown_json(items: &[Item]) -> Vec<Value> {
+    items.iter().map(|item| json!({ "id": item.id, "key": item.key, "title": item.title })).collect()
+}
+
 fn message_json(message: &Message) -> Value {
     let mut value = match message {
         Message::Hello { client } => json!({ "client": client }),
@@ -94,6 +98,7 @@ fn message_json(message: &Message) -> Value {
                 }
                 InstructionValue::Id(id) => json!({ "name": name, "id": id }),
             }).collect::<Vec<_>>(),
+            "lists": request.list,
             "sample": request.sampling.map(|sampling| json!({
                 "kind": sampling.kind.name(), "seed": sampling.seed,
                 "temperature_bits": sampling.temperature.to_bits(),
@@ -105,8 +110,9 @@ fn message_json(message: &Message) -> Value {
                 "sid": ranked.sid, "score_bits": ranked.score.to_bits(), "key_bits": ranked.key.map(f32::to_bits),
                 "log_probs_bits": ranked.log_probs.iter()
                     .map(|of| [of.behaviour.to_bits(), of.raw.to_bits()]).collect::<Vec<_>>(),
-                "items": ranked.items.iter()
-                    .map(|item| json!({ "id": item.id, "key": item.key, "title": item.title })).collect::<Vec<_>>(),
+                "items": shown_json(&ranked.items),
+                "entries": ranked.list.iter()
+                    .map(|entry| json!({ "sid": entry.sid, "items": shown_json(&entry.items) })).collect::<Vec<_>>(),
             })).collect::<Vec<_>>(),
             "unknown_items": answer.unknown_items, "prompt_tokens": answer.prompt_tokens,
             "instructions": answer.instructions.iter().map(|used| json!({
@@ -223,6 +229,7 @@ fn full_request() -> Request {
         ],
         sampling: Some(Sampling { kind: SamplingKind::Independent, seed: u64::MAX, temperature: 1.5 }),
         log_probs: true,
+        list: Some(5),
     }
 }
 
@@ -394,7 +401,14 @@ fn reply_vectors() -> Vec<Value> {
         ranked.log_probs =
             (0..3).map(|level| LogProb { behaviour: -0.25 * level as f32, raw: -1.0 - rank as f32 }).collect();
     }
+    let mut lists = Recommendation { id: 10, results: full_answer().results[..2].to_vec(), ..empty.clone() };
+    for ranked in &mut lists.results {
+        let first = Entry { sid: std::mem::take(&mut ranked.sid), items: std::mem::take(&mut ranked.items) };
+        // The second has no items: they were delisted meanwhile.
+        ranked.list = vec![first, Entry { sid: vec![18, 0, 1], items: vec![] }];
+    }
     let mut vectors = vec![
+        valid("recommendation_lists", "two lists of two semantic IDs, with text", &Message::Recommendation(lists)),
         valid("recommendation_sample", "keys and log-probabilities", &Message::Recommendation(sampled)),
         valid("recommendation_text", "keys and titles where there are some", &Message::Recommendation(full_answer())),
         valid("recommendation_plain", "no text: no ITEM_TEXT section", &Message::Recommendation(plain)),
@@ -548,6 +562,27 @@ fn malformed_vectors() -> Vec<Value> {
             "bad_value_options",
             "an option bit of a later version",
             &recommend(&[required(Tag::Search, &u32s(&[50, 10, 16])), history()]),
+        ),
+        malformed(
+            "lists_entries_overrun",
+            "a list of more entries than bytes",
+            &frame(
+                Kind::Recommendation,
+                &[required(Tag::Summary, &u32s(&[0, 0])), required(Tag::Lists, &u32s(&[1, 0, u32::MAX]))].concat(),
+            ),
+        ),
+        malformed(
+            "conflicting_results",
+            "semantic IDs and lists",
+            &frame(
+                Kind::Recommendation,
+                &[
+                    required(Tag::Summary, &u32s(&[0, 0])),
+                    required(Tag::Results, &u32s(&[0])),
+                    required(Tag::Lists, &u32s(&[0])),
+                ]
+                .concat(),
+            ),
         ),
         malformed("results_count_overrun", "more results than bytes", &results(&[2, 0, 0, 0])),
         malformed("results_items_cut", "more item ids than bytes", &results(&[1, 0, 0, u32::MAX])),

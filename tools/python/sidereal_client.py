@@ -46,9 +46,9 @@ TAGS = {
     0x0100: "SEARCH", 0x0101: "HISTORY_TOKENS", 0x0102: "HISTORY_IDS", 0x0103: "HISTORY_KEYS",
     0x0104: "DENY_IDS", 0x0105: "DENY_KEYS", 0x0106: "MAX_ITEMS_PER_SID", 0x0107: "DEADLINE",
     0x0108: "USER", 0x0109: "VIEW", 0x010A: "SCENARIO", 0x010B: "SAMPLE", 0x010C: "HISTORY_TEXT",
-    0x010F: "INSTRUCTIONS", 0x0110: "TRIGGER_ID", 0x0112: "TRIGGER_KEY",
+    0x010F: "INSTRUCTIONS", 0x0110: "TRIGGER_ID", 0x0111: "LIST", 0x0112: "TRIGGER_KEY",
     0x0200: "SUMMARY", 0x0201: "RESULTS", 0x0202: "ITEM_TEXT", 0x0203: "PROVENANCE", 0x0204: "TIMINGS",
-    0x0205: "LEVEL_LOGPROBS", 0x0206: "SAMPLE_KEYS", 0x0207: "INSTRUCTIONS_USED", 0x020A: "POLICY",
+    0x0205: "LEVEL_LOGPROBS", 0x0206: "SAMPLE_KEYS", 0x0207: "INSTRUCTIONS_USED", 0x0209: "LISTS", 0x020A: "POLICY",
     0x0300: "REASON", 0x0301: "FAULT",
 }
 TAG_CODES = {name: code for code, name in TAGS.items()}
@@ -146,6 +146,7 @@ class Request:
     instructions: dict = field(default_factory=dict)  # name -> a vector (list of numbers) or an id (int)
     sample: Sampling | None = None
     log_probs: bool = False
+    lists: int | None = None  # lists of so many semantic IDs instead of single ones
 
 
 @dataclass
@@ -158,8 +159,17 @@ class Item:
 
 
 @dataclass
+class Entry:
+    """A semantic ID of a list with its items, heaviest first."""
+
+    sid: list
+    items: list
+
+
+@dataclass
 class Ranked:
-    """A semantic ID with its score (and that score's bits, as computed) and its items, heaviest first."""
+    """A semantic ID with its score (and that score's bits, as computed) and its items, heaviest first; or, where lists were asked
+    for, the entries of one, with no semantic ID and items of its own."""
 
     sid: list
     score: float
@@ -167,6 +177,11 @@ class Ranked:
     items: list
     key: float | None = None  # perturbed log-probability of a distinct sample
     log_probs: list = field(default_factory=list)  # (behaviour, raw) of each level and scored end token
+    entries: list = field(default_factory=list)
+
+    def every_item(self):
+        """Its items, or those of its entries, in order."""
+        return self.items + [item for entry in self.entries for item in entry.items]
 
 
 @dataclass
@@ -301,6 +316,8 @@ def encode_recommend(request_id, request):
         sections.append(("INSTRUCTIONS", 1, _instructions(request.instructions)))
     if request.trigger_item is not None:
         sections.append(("TRIGGER_ID", 1, struct.pack("<Q", request.trigger_item)))
+    if request.lists is not None:
+        sections.append(("LIST", 1, struct.pack("<I", request.lists)))
     if request.trigger_key is not None:
         sections.append(("TRIGGER_KEY", 1, request.trigger_key.encode()))
     return _frame("RECOMMEND", request_id, sections)
@@ -308,24 +325,25 @@ def encode_recommend(request_id, request):
 
 def encode_recommendation(answer):
     """The RECOMMENDATION frame of a `Recommendation`: for tests and stand-in servers."""
+    lists = any(ranked.entries for ranked in answer.results)
     results = [struct.pack("<I", len(answer.results))]
     for ranked in answer.results:
-        results.append(struct.pack("<III", ranked.score_bits, len(ranked.sid), len(ranked.items)))
-        results.append(struct.pack(f"<{len(ranked.sid)}H", *ranked.sid))
-        results.append(struct.pack(f"<{len(ranked.items)}Q", *(item.id for item in ranked.items)))
-    items = [item for ranked in answer.results for item in ranked.items]
-    sections = [
-        ("SUMMARY", 1, struct.pack("<II", answer.unknown_items, answer.prompt_tokens)),
-        ("RESULTS", 1, b"".join(results)),
-    ]
+        results.append(struct.pack("<I", ranked.score_bits))
+        if lists:
+            results.append(struct.pack("<I", len(ranked.entries)))
+        for entry in ranked.entries if lists else [ranked]:
+            results.append(struct.pack("<II", len(entry.sid), len(entry.items)))
+            results.append(struct.pack(f"<{len(entry.sid)}H", *entry.sid))
+            results.append(struct.pack(f"<{len(entry.items)}Q", *(item.id for item in entry.items)))
+    items = [item for ranked in answer.results for item in ranked.every_item()]
+    sections = [("SUMMARY", 1, struct.pack("<II", answer.unknown_items, answer.prompt_tokens))]
+    if not lists:
+        sections.append(("RESULTS", 1, b"".join(results)))
     if any(item.key is not None or item.title is not None for item in items):
         texts = [_optional_text(text) for item in items for text in (item.key, item.title)]
         sections.append(("ITEM_TEXT", 0, b"".join(texts)))
     made = answer.provenance
     sections.append(("PROVENANCE", 0, b"".join(_text(made[name]) for name in ("model", "catalog", "device", "dtype"))))
-    if any(answer.policy.values()):
-        number, version = answer.policy["number"], answer.policy["version"]
-        sections.append(("POLICY", 0, struct.pack("<Q", number) + _text(version)))
     sections.append(("TIMINGS", 0, struct.pack("<6I", *(answer.timings[name] for name in TIMINGS))))
     steps = min((len(ranked.log_probs) for ranked in answer.results), default=0)
     if steps:
@@ -338,6 +356,11 @@ def encode_recommendation(answer):
         used = [_text(used.name) + struct.pack("<IIQ", ORIGINS.index(used.origin), used.version is not None, used.version or 0)
                 for used in answer.instructions]
         sections.append(("INSTRUCTIONS_USED", 0, struct.pack("<I", len(used)) + b"".join(used)))
+    if lists:
+        sections.append(("LISTS", 1, b"".join(results)))
+    if any(answer.policy.values()):
+        number, version = answer.policy["number"], answer.policy["version"]
+        sections.append(("POLICY", 0, struct.pack("<Q", number) + _text(version)))
     return _frame("RECOMMENDATION", answer.id, sections)
 
 
@@ -487,14 +510,31 @@ def _used(fields):
     return used
 
 
+def _score(fields):
+    bits = fields.number("I", "a score")
+    return struct.unpack("<f", struct.pack("<I", bits))[0], bits
+
+
+def _entry(fields):
+    levels, count = fields.number("I", "a level count"), fields.number("I", "an item count")
+    sid = list(fields.numbers(f"{levels}H", "codes"))
+    return Entry(sid, [Item(item) for item in fields.numbers(f"{count}Q", "item ids")])
+
+
 def _results(fields):
     results = []
     for _ in range(fields.count(12, "results")):
-        bits, levels, count = fields.number("I", "a score"), fields.number("I", "a level count"), fields.number("I", "an item count")
-        score = struct.unpack("<f", struct.pack("<I", bits))[0]
-        sid = list(fields.numbers(f"{levels}H", "codes"))
-        items = [Item(item) for item in fields.numbers(f"{count}Q", "item ids")]
-        results.append(Ranked(sid, score, bits, items))
+        (score, bits), entry = _score(fields), _entry(fields)
+        results.append(Ranked(entry.sid, score, bits, entry.items))
+    return results
+
+
+def _lists(fields):
+    results = []
+    for _ in range(fields.count(8, "lists")):
+        score, bits = _score(fields)
+        entries = [_entry(fields) for _ in range(fields.count(8, "entries"))]
+        results.append(Ranked([], score, bits, [], entries=entries))
     return results
 
 
@@ -532,10 +572,12 @@ _READERS = {
         "INSTRUCTIONS": _read_instructions,
         "TRIGGER_ID": lambda f: f.number("Q", "the item"),
         "TRIGGER_KEY": lambda f: f.rest("the item"),
+        "LIST": lambda f: f.number("I", "the length"),
     },
     "RECOMMENDATION": {
         "SUMMARY": lambda f: (f.number("I", "unknown items"), f.number("I", "prompt tokens")),
         "RESULTS": _results,
+        "LISTS": _lists,
         "ITEM_TEXT": None,  # Read behind the others: it needs the items.
         "PROVENANCE": lambda f: {name: f.text(name) for name in ("model", "catalog", "device", "dtype")},
         "POLICY": lambda f: {"number": f.number("Q", "the policy's number"), "version": f.text("the policy's version")},
@@ -549,7 +591,7 @@ _READERS = {
     "STATS_REPLY": {"ENGINE_STATS": lambda f: f.rest("the text"), "SERVER_STATS": lambda f: f.rest("the text")},
 }
 _EXCLUSIVE = ({"HISTORY_TOKENS", "HISTORY_IDS", "HISTORY_KEYS", "HISTORY_TEXT"}, {"DENY_IDS", "DENY_KEYS"},
-              {"TRIGGER_ID", "TRIGGER_KEY"})
+              {"TRIGGER_ID", "TRIGGER_KEY"}, {"RESULTS", "LISTS"})
 
 
 def _sections(kind, payload):
@@ -604,19 +646,20 @@ def _read_request(found):
         deny_history=bool(options & 1), strict=bool(options & 2), with_text=bool(options & 4),
         deadline_us=found.get("DEADLINE"), user=found.get("USER"), view=found.get("VIEW"),
         scenario=found.get("SCENARIO"), trigger_item=found.get("TRIGGER_ID"), trigger_key=found.get("TRIGGER_KEY"),
-        instructions=found.get("INSTRUCTIONS", {}), sample=found.get("SAMPLE"), log_probs=bool(options & 8))
+        instructions=found.get("INSTRUCTIONS", {}), sample=found.get("SAMPLE"), log_probs=bool(options & 8),
+        lists=found.get("LIST"))
 
 
 def _read_recommendation(request_id, found):
     unknown_items, prompt_tokens = _need("RECOMMENDATION", found, "SUMMARY")
-    answer = Recommendation(request_id, _need("RECOMMENDATION", found, "RESULTS"), unknown_items, prompt_tokens)
+    answer = Recommendation(request_id, _need("RECOMMENDATION", found, "RESULTS", "LISTS"), unknown_items, prompt_tokens)
     answer.provenance = found.get("PROVENANCE", answer.provenance)
     answer.timings = found.get("TIMINGS", answer.timings)
     answer.instructions = found.get("INSTRUCTIONS_USED", [])
     answer.policy = found.get("POLICY", answer.policy)
     if text := found.get("ITEM_TEXT"):
         for ranked in answer.results:
-            for item in ranked.items:
+            for item in ranked.every_item():
                 item.key, item.title = text.optional_text("a key"), text.optional_text("a title")
         text.end()
     if fields := found.get("LEVEL_LOGPROBS"):
@@ -897,6 +940,7 @@ def _arguments(arguments):
     parser.add_argument("--sample", choices=SAMPLING_KINDS, help="draw instead of search")
     parser.add_argument("--seed", type=int, default=0, help="of --sample")
     parser.add_argument("--temperature", type=float, default=1.0, help="of --sample")
+    parser.add_argument("--list", type=int, metavar="N", help="lists of N semantic IDs instead of single ones")
     parser.add_argument("--log-probs", action="store_true", help="ask for log-probabilities of each level")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--ping", type=int, metavar="COUNT", help="measure round trips instead")
@@ -906,9 +950,12 @@ def _arguments(arguments):
 
 def _print_answer(answer):
     for rank, ranked in enumerate(answer.results, start=1):
-        items = ", ".join(f"{item.id}" + (f" {item.title or item.key}" if item.title or item.key else "")
-                          for item in ranked.items)
-        print(f"{rank:>3}  {ranked.score:>10.4f}  {'.'.join(map(str, ranked.sid)):<18} {items}")
+        head = f"{rank:>3}  {ranked.score:>10.4f}"
+        for entry in ranked.entries or [ranked]:
+            items = ", ".join(f"{item.id}" + (f" {item.title or item.key}" if item.title or item.key else "")
+                              for item in entry.items)
+            print(f"{head}  {'.'.join(map(str, entry.sid)):<18} {items}")
+            head = " " * len(head)
     made, spent = answer.provenance, answer.timings
     print(f"{made['model']} on {made['device']} ({made['dtype']}), catalogue {made['catalog']}; "
           f"{answer.prompt_tokens} prompt tokens, {answer.unknown_items} unknown items; {spent['total_us'] / 1000:.2f} ms")
@@ -944,7 +991,7 @@ def main(arguments=None):
                     deny_history=chosen.deny_history, strict=chosen.strict, with_text=chosen.text,
                     deadline_us=deadline_us, user=chosen.user, view=chosen.view, scenario=chosen.scenario,
                     trigger_item=chosen.trigger, instructions=chosen.instructions,
-                    sample=sample, log_probs=chosen.log_probs))
+                    sample=sample, log_probs=chosen.log_probs, lists=chosen.list))
                 if chosen.json:
                     print(json.dumps(asdict(answer)))
                 else:

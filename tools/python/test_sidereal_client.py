@@ -51,6 +51,10 @@ def references(items, keys):
     return {"ids": items or []} if keys is None else {"keys": keys}
 
 
+def shown(items):
+    return [{"id": item.id, "key": item.key, "title": item.title} for item in items]
+
+
 def meaning(frame):
     """A frame as the vectors write it."""
     kind, request_id, said = frame
@@ -58,7 +62,7 @@ def meaning(frame):
         whole = {name: getattr(said, name) for name in ("tokens", "text") if getattr(said, name) is not None}
         history = whole or references(said.items, said.keys)
         names = ("beams", "top", "max_items_per_sid", "deny_history", "strict", "with_text", "deadline_us", "user",
-                 "view", "scenario", "log_probs")
+                 "view", "scenario", "log_probs", "lists")
         sample = None if said.sample is None else {
             "kind": said.sample.kind, "seed": said.sample.seed, "temperature_bits": bits(said.sample.temperature)}
         trigger = {name: value for name, value in (("id", said.trigger_item), ("key", said.trigger_key))
@@ -74,7 +78,8 @@ def meaning(frame):
         results = [{"sid": ranked.sid, "score_bits": ranked.score_bits,
                     "key_bits": None if ranked.key is None else bits(ranked.key),
                     "log_probs_bits": [[bits(value) for value in pair] for pair in ranked.log_probs],
-                    "items": [{"id": item.id, "key": item.key, "title": item.title} for item in ranked.items]}
+                    "items": shown(ranked.items),
+                    "entries": [{"sid": entry.sid, "items": shown(entry.items)} for entry in ranked.entries]}
                    for ranked in said.results]
         return {"kind": kind, "id": said.id, "results": results, "unknown_items": said.unknown_items,
                 "instructions": [asdict(used) for used in said.instructions],
@@ -104,7 +109,9 @@ def encode(message):
         results = [sidereal.Ranked(ranked["sid"], 0.0, ranked["score_bits"],
                                    [sidereal.Item(**item) for item in ranked["items"]],
                                    None if ranked["key_bits"] is None else number(ranked["key_bits"]),
-                                   [[number(value) for value in pair] for pair in ranked["log_probs_bits"]])
+                                   [[number(value) for value in pair] for pair in ranked["log_probs_bits"]],
+                                   [sidereal.Entry(entry["sid"], [sidereal.Item(**item) for item in entry["items"]])
+                                    for entry in ranked["entries"]])
                    for ranked in message.pop("results")]
         message["instructions"] = [sidereal.InstructionUsed(**used) for used in message["instructions"]]
         return sidereal.encode_recommendation(sidereal.Recommendation(request_id, results, **message))

@@ -281,7 +281,7 @@ impl CohortState {
         };
         Beam {
             leaf: self.now.node[row],
-            earlier: self.lists.earlier(&self.now.ancestors[row * self.steps..][..self.steps]),
+            earlier: self.lists.earlier(&self.now.ancestors[row * self.steps..][..self.steps], self.chosen),
             score: self.now.score[row],
             key: distinct.then(|| self.now.key[row]),
             log_probs: steps.map(log_prob).collect(),

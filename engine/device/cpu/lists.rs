@@ -87,9 +87,10 @@ impl Lists {
         &self.gathered[row * self.kept..][..items]
     }
 
-    /// Leaves of a finished beam's list before the last.
-    pub(super) fn earlier(&self, ancestors: &[u32]) -> Vec<u32> {
+    /// Leaves of a beam's list before the semantic ID whose token was the last of `chosen`.
+    pub(super) fn earlier(&self, ancestors: &[u32], chosen: usize) -> Vec<u32> {
         let leaf = |item| self.spent[self.at(self.ended(ancestors, item), (item, self.levels - 1))];
-        (0..self.items.saturating_sub(1)).map(leaf).collect()
+        let ended = chosen.saturating_sub(1).checked_div(self.levels).unwrap_or(0);
+        (0..ended.min(self.items.saturating_sub(1))).map(leaf).collect()
     }
 }

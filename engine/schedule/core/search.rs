@@ -13,6 +13,8 @@ pub(super) struct Search {
     pub slots: Vec<u32>,
     cohort: Cohort,
     rows: usize,
+    /// Semantic IDs of each list.
+    items: usize,
     pub step: usize,
     pub timing: Timing,
 }
@@ -40,7 +42,8 @@ impl Search {
 }
 
 impl Core {
-    /// Starts searches in free lanes, the most urgent first and as many together as a cohort holds.
+    /// Starts searches in free lanes, the most urgent first and as many together as a cohort holds. Those of one cohort take
+    /// their steps together, so their lists are equally long: others are passed over and begin the next one.
     pub(super) fn form_cohorts(&mut self) {
         self.drop_hopeless(&self.ready.clone());
         sort_by_deadline(&mut self.ready, &self.slots);
@@ -50,8 +53,13 @@ impl Core {
             }
             let mut cohort = Cohort::default();
             let mut slots = Vec::new();
-            let mut rows = 0;
-            while let Some(slot) = self.ready.first().copied() {
+            let (mut rows, mut at) = (0, 0);
+            let items = self.running(self.ready[0]).resolved.items();
+            while let Some(slot) = self.ready.get(at).copied() {
+                if self.running(slot).resolved.items() != items {
+                    at += 1;
+                    continue;
+                }
                 let cohort_rows = self.geometry.cohort_rows;
                 let beams = self.running(slot).resolved.beams as usize;
                 if rows + beams > cohort_rows {
@@ -75,10 +83,10 @@ impl Core {
                     banned_nodes: std::mem::take(&mut resolved.banned_nodes),
                     sampling: resolved.sampling,
                     log_probs: resolved.log_probs,
-                    list: 1,
+                    list: items as u32,
                     mask,
                 });
-                self.ready.remove(0);
+                self.ready.remove(at);
                 slots.push(slot);
                 rows += beams;
             }
@@ -87,7 +95,8 @@ impl Core {
             }
             match self.write_cohort(lane, &cohort) {
                 Ok(()) => {
-                    self.searches[lane] = Some(Search { slots, cohort, rows, step: 0, timing: Timing::default() })
+                    self.searches[lane] =
+                        Some(Search { slots, cohort, rows, items, step: 0, timing: Timing::default() })
                 }
                 Err(error) => {
                     self.fail(slots, &error);
@@ -180,11 +189,12 @@ impl Core {
     /// Enqueues the next step of a search, and with the last one the way back of its beams. False if there is none left.
     fn advance_search(&mut self, lane: usize, search: &mut Search) -> Result<bool, DeviceError> {
         let Hardware { device, model, searcher, cohort_lanes, .. } = self.hardware();
-        let (lanes, steps) = (cohort_lanes[lane], searcher.plan().steps());
+        let (lanes, steps) = (cohort_lanes[lane], searcher.plan().steps(search.items));
         if search.step == steps {
             return Ok(false);
         }
-        let enqueue = |device: &mut dyn Device| searcher.step(device, model.as_mut(), &lanes, search.step);
+        let enqueue =
+            |device: &mut dyn Device| searcher.step(device, model.as_mut(), &lanes, (search.step, search.items));
         search.timing.enclose(device.as_mut(), Queue::Search, enqueue)?;
         search.step += 1;
         if search.step == steps {
@@ -197,10 +207,12 @@ impl Core {
     /// Reads a lane's search if it is through. While there is other work to enqueue, only what has come already: with nothing
     /// left to enqueue, waiting is the one thing to do. True if it was read.
     fn read_search(&mut self, lane: usize, busy: bool) -> Result<bool, DeviceError> {
-        let Some(step) = self.searches[lane].as_ref().map(|search| search.step) else { return Ok(false) };
+        let Some((step, items)) = self.searches[lane].as_ref().map(|search| (search.step, search.items)) else {
+            return Ok(false);
+        };
         let Hardware { device, searcher, cohort_lanes, .. } = self.hardware();
         let cohort = cohort_lanes[lane].cohort;
-        if step < searcher.plan().steps() || (busy && !device.beams_are_here(cohort)?) {
+        if step < searcher.plan().steps(items) || (busy && !device.beams_are_here(cohort)?) {
             return Ok(false);
         }
         let beams = device.read_beams(cohort)?;
@@ -211,7 +223,7 @@ impl Core {
 
     fn finish(&mut self, search: Search, beams: Vec<Vec<Beam>>) {
         assert_eq!(beams.len(), search.slots.len(), "a device returns the beams of every request of a cohort");
-        self.timings.push((search.timing, Lesson::Search(search.rows)));
+        self.timings.push((search.timing, Lesson::Search(search.rows * search.items)));
         self.learn();
         let stats = &self.stats;
         stats.cohort_rows.observe(search.rows as u64);
@@ -220,8 +232,8 @@ impl Core {
         for (slot, beams) in search.slots.into_iter().zip(beams) {
             let Running { ticket, resolved, since, mut marks, .. } = self.release(slot);
             marks.search = now - since;
-            let (tokens, beams_wide) = (resolved.tokens.len(), resolved.beams as usize);
-            self.cost.observe_request(marks.prefill + marks.search, tokens, beams_wide);
+            let (tokens, rows) = (resolved.tokens.len(), resolved.search_rows());
+            self.cost.observe_request(marks.prefill + marks.search, tokens, rows);
             // The queue holds every request in flight, so this never blocks; it fails only when the host thread is gone,
             // and then the dropped ticket answers.
             let policy = Arc::clone(&self.policy);

@@ -39,6 +39,7 @@ fn engine(panic_at: Option<u64>) -> Engine {
         max_denied_items: 10,
         vocabulary: usize::MAX,
         max_text_bytes: 100,
+        max_list_items: 1,
     };
     let everything = Snapshot::new(Arc::clone(catalog), Vec::new());
     let journal = Journal::at(Path::new("no journal.delist"));

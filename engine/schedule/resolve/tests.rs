@@ -17,6 +17,7 @@ const BOUNDS: Bounds = Bounds {
     max_denied_items: 1000,
     vocabulary: 200,
     max_text_bytes: 50,
+    max_list_items: 4,
 };
 
 fn tokens(tokens: Vec<u32>) -> Request {
@@ -178,6 +179,32 @@ fn a_view_is_a_set_that_requests_name() {
     assert_eq!(bans(vec![10, 21, 22, 200], &snapshot), [1, 2, 2]);
     let delisted = snapshot.after(&[Change { delists: true, unix_ms: 0, items: vec![21] }], 1);
     assert_eq!(bans(vec![22], &Arc::new(delisted)), [0, 1, 1]);
+}
+
+/// In a list, a semantic ID that was emptied meanwhile keeps its place: the list was scored with it.
+#[test]
+fn an_emptied_entry_keeps_its_place_in_a_list() {
+    let catalog = catalog();
+    let before = everything(Arc::clone(&catalog));
+    let request = Request { top: 2, list: Some(2), ..tokens(vec![1]) };
+    let resolved = resolve(request, manifest(), &before, &BOUNDS, NOBODY).unwrap();
+    assert_eq!((resolved.items(), resolved.search_rows()), (2, 16));
+    let plan = crate::search::SearchPlan::new(manifest()).with_lists(2);
+    let leaf = |item| catalog.leaf_of(catalog.item(item).unwrap());
+    let beams = [(10, 20), (20, 21), (20, 30)].map(|(first, last)| crate::device::Beam {
+        leaf: leaf(last),
+        earlier: vec![leaf(first)],
+        score: -1.0,
+        ..Default::default()
+    });
+    let delisted = Change { delists: true, unix_ms: 0, items: vec![20, 21, 22] };
+    let newest = before.after(&[delisted], 1);
+    let results = crate::schedule::answer::results(&beams, &resolved, &plan, &newest);
+    let ids = |entry: &crate::request::Entry| entry.items.iter().map(|item| item.id).collect::<Vec<_>>();
+    let ids: Vec<Vec<Vec<u64>>> = results.iter().map(|ranked| ranked.list.iter().map(ids).collect()).collect();
+    // Of the second, nothing is left: it makes room.
+    assert_eq!(ids, [[vec![10, 11, 12], vec![]], [vec![], vec![30, 31, 32]]]);
+    assert_eq!(results[0].list[1].sid, results[1].list[0].sid, "what it was is still told");
 }
 
 /// Pinned before, answered after: what was delisted in between is not in the reply, and the next semantic ID is.

@@ -73,10 +73,14 @@ pub fn encode_recommend(request: &Request, limit: usize, out: &mut Vec<u8>) -> R
     if !request.instructions.is_empty() {
         frame.required(Tag::Instructions, |out| put_instructions(out, &request.instructions));
     }
-    match &request.trigger {
-        Some(ItemRef::Id(id)) => frame.required(Tag::TriggerId, |out| out.extend_from_slice(&id.to_le_bytes())),
-        Some(ItemRef::Key(key)) => frame.required(Tag::TriggerKey, |out| out.extend_from_slice(key.as_bytes())),
-        None => {}
+    if let Some(ItemRef::Id(id)) = &request.trigger {
+        frame.required(Tag::TriggerId, |out| out.extend_from_slice(&id.to_le_bytes()));
+    }
+    if let Some(items) = request.list {
+        frame.required(Tag::List, |out| out.extend_from_slice(&items.to_le_bytes()));
+    }
+    if let Some(ItemRef::Key(key)) = &request.trigger {
+        frame.required(Tag::TriggerKey, |out| out.extend_from_slice(key.as_bytes()));
     }
     frame.finish(limit)
 }
@@ -132,6 +136,7 @@ struct Partial {
     trigger: Option<(Tag, ItemRef)>,
     instructions: Option<Vec<(String, InstructionValue)>>,
     sampling: Option<Sampling>,
+    list: Option<u32>,
 }
 
 /// Reads the payload of a RECOMMEND.
@@ -162,6 +167,7 @@ pub fn decode_recommend(frame: &Frame<'_>) -> Result<Request, WireError> {
         instructions: partial.instructions.unwrap_or_default(),
         sampling: partial.sampling,
         log_probs: options & LOG_PROBS != 0,
+        list: partial.list,
     })
 }
 
@@ -205,6 +211,7 @@ impl Partial {
                 store_one_of(section, tag, &mut self.trigger, item)?;
             }
             Tag::Sample => section.store(tag, &mut self.sampling, sampling(&mut fields)?)?,
+            Tag::List => section.store(tag, &mut self.list, fields.u32("the length")?)?,
             _ => return section.skip(Kind::Recommend),
         }
         fields.end()
@@ -260,7 +267,12 @@ fn items(are_ids: bool, fields: &mut Fields<'_>) -> Result<ItemRefs, WireError> 
 }
 
 /// Stores a value that several sections can bring, but only one of them.
-fn store_one_of<T>(section: &Section<'_>, tag: Tag, slot: &mut Option<(Tag, T)>, value: T) -> Result<(), WireError> {
+pub(super) fn store_one_of<T>(
+    section: &Section<'_>,
+    tag: Tag,
+    slot: &mut Option<(Tag, T)>,
+    value: T,
+) -> Result<(), WireError> {
     let offset = section.offset;
     match slot.replace((tag, value)) {
         None => Ok(()),

@@ -1,22 +1,27 @@
 //! RECOMMENDATION: a [`Recommendation`] as sections.
 //!
-//! RESULTS keeps numbers and ITEM_TEXT the strings, in the same order, so that a caller who asked for no text receives
+//! RESULTS (or LISTS) keeps numbers and ITEM_TEXT the strings, in the same order, so that a caller who asked for no text receives
 //! none and a gateway can read ids and scores without touching a string.
 
+use super::recommend::store_one_of;
 use super::section::{Fields, put_optional_text, put_text};
 use super::{Frame, FrameWriter, Kind, Sections, Tag, WireError};
-use crate::request::{InstructionUsed, Item, Origin, Policy, Provenance, Ranked, Recommendation, StageTimings};
+use crate::request::{Entry, InstructionUsed, Item, Origin, Policy, Provenance, Ranked, Recommendation, StageTimings};
 use crate::sampling::LogProb;
 
 /// Appends a RECOMMENDATION.
 pub fn encode_recommendation(answer: &Recommendation, limit: usize, out: &mut Vec<u8>) -> Result<(), WireError> {
     let mut frame = FrameWriter::begin(out, Kind::Recommendation, answer.id);
     frame.required(Tag::Summary, |out| put_u32s(out, &[answer.unknown_items, answer.prompt_tokens]));
-    frame.required(Tag::Results, |out| {
-        put_u32s(out, &[answer.results.len() as u32]);
-        answer.results.iter().for_each(|ranked| put_ranked(out, ranked));
-    });
-    let items = || answer.results.iter().flat_map(|ranked| &ranked.items);
+    // The engine gives lists throughout, or none. Without results there is nothing to tell them apart by.
+    let lists = answer.results.iter().any(|ranked| !ranked.list.is_empty());
+    if !lists {
+        frame.required(Tag::Results, |out| {
+            put_u32s(out, &[answer.results.len() as u32]);
+            answer.results.iter().for_each(|ranked| put_ranked(out, ranked));
+        });
+    }
+    let items = || answer.results.iter().flat_map(Ranked::every_item);
     if items().any(|item| item.key.is_some() || item.title.is_some()) {
         frame.optional(Tag::ItemText, |out| {
             for item in items() {
@@ -29,13 +34,6 @@ pub fn encode_recommendation(answer: &Recommendation, limit: usize, out: &mut Ve
         let made = &answer.provenance;
         [&made.model, &made.catalog, &made.device, &made.dtype].into_iter().for_each(|text| put_text(out, text));
     });
-    let policy = &answer.provenance.policy;
-    if *policy != Policy::default() {
-        frame.optional(Tag::Policy, |out| {
-            out.extend_from_slice(&policy.number.to_le_bytes());
-            put_text(out, &policy.version);
-        });
-    }
     let spent = &answer.timings;
     frame.optional(Tag::Timings, |out| {
         let stages =
@@ -67,6 +65,19 @@ pub fn encode_recommendation(answer: &Recommendation, limit: usize, out: &mut Ve
             }
         });
     }
+    if lists {
+        frame.required(Tag::Lists, |out| {
+            put_u32s(out, &[results.len() as u32]);
+            results.iter().for_each(|ranked| put_list(out, ranked));
+        });
+    }
+    let policy = &answer.provenance.policy;
+    if *policy != Policy::default() {
+        frame.optional(Tag::Policy, |out| {
+            out.extend_from_slice(&policy.number.to_le_bytes());
+            put_text(out, &policy.version);
+        });
+    }
     frame.finish(limit)
 }
 
@@ -75,9 +86,19 @@ fn put_u32s(out: &mut Vec<u8>, values: &[u32]) {
 }
 
 fn put_ranked(out: &mut Vec<u8>, ranked: &Ranked) {
-    put_u32s(out, &[ranked.score.to_bits(), ranked.sid.len() as u32, ranked.items.len() as u32]);
-    ranked.sid.iter().for_each(|code| out.extend_from_slice(&code.to_le_bytes()));
-    ranked.items.iter().for_each(|item| out.extend_from_slice(&item.id.to_le_bytes()));
+    put_u32s(out, &[ranked.score.to_bits()]);
+    put_entry(out, &ranked.sid, &ranked.items);
+}
+
+fn put_entry(out: &mut Vec<u8>, sid: &[u16], items: &[Item]) {
+    put_u32s(out, &[sid.len() as u32, items.len() as u32]);
+    sid.iter().for_each(|code| out.extend_from_slice(&code.to_le_bytes()));
+    items.iter().for_each(|item| out.extend_from_slice(&item.id.to_le_bytes()));
+}
+
+fn put_list(out: &mut Vec<u8>, ranked: &Ranked) {
+    put_u32s(out, &[ranked.score.to_bits(), ranked.list.len() as u32]);
+    ranked.list.iter().for_each(|entry| put_entry(out, &entry.sid, &entry.items));
 }
 
 /// Reads the payload of a RECOMMENDATION. Absent text, provenance, policy or timings read as none, empty and zero.
@@ -96,7 +117,8 @@ pub fn decode_recommendation(frame: &Frame<'_>) -> Result<Recommendation, WireEr
                 let value = (fields.u32("unknown items")?, fields.u32("prompt tokens")?);
                 section.store(tag, &mut summary, value)?;
             }
-            Tag::Results => section.store(tag, &mut results, read_results(&mut fields)?)?,
+            Tag::Results => store_one_of(&section, tag, &mut results, read_results(&mut fields)?)?,
+            Tag::Lists => store_one_of(&section, tag, &mut results, read_lists(&mut fields)?)?,
             Tag::ItemText => {
                 section.store(tag, &mut text, section)?;
                 continue; // Read below: it needs the items, and sections come in any order.
@@ -122,10 +144,10 @@ pub fn decode_recommendation(frame: &Frame<'_>) -> Result<Recommendation, WireEr
     }
     let missing = |expected| WireError::MissingSection { kind: Kind::Recommendation, expected };
     let (unknown_items, prompt_tokens) = summary.ok_or_else(|| missing("SUMMARY"))?;
-    let mut results = results.ok_or_else(|| missing("RESULTS"))?;
+    let (_, mut results) = results.ok_or_else(|| missing("RESULTS or LISTS"))?;
     if let Some(section) = text {
         let mut fields = section.fields(Tag::ItemText);
-        for item in results.iter_mut().flat_map(|ranked| &mut ranked.items) {
+        for item in results.iter_mut().flat_map(Ranked::every_item_mut) {
             item.key = fields.optional_text("a key")?.map(str::to_owned);
             item.title = fields.optional_text("a title")?.map(str::to_owned);
         }
@@ -157,10 +179,7 @@ fn read_results(fields: &mut Fields<'_>) -> Result<Vec<Ranked>, WireError> {
     let mut results = Vec::with_capacity(count);
     for _ in 0..count {
         let score = fields.f32("a score")?;
-        let (levels, items) = (fields.u32("a level count")? as usize, fields.u32("an item count")? as usize);
-        let sid = fields.u16s(levels, "codes")?;
-        let ids = fields.u64s(items, "item ids")?;
-        let items = ids.into_iter().map(|id| Item { id, key: None, title: None }).collect();
+        let Entry { sid, items } = read_entry(fields)?;
         results.push(Ranked { sid, score, items, ..Ranked::default() });
     }
     Ok(results)
@@ -185,6 +204,25 @@ fn read_instructions(fields: &mut Fields<'_>) -> Result<Vec<InstructionUsed>, Wi
         list.push(InstructionUsed { name, origin, version: has_version.then_some(version) });
     }
     Ok(list)
+}
+
+fn read_entry(fields: &mut Fields<'_>) -> Result<Entry, WireError> {
+    let (levels, items) = (fields.u32("a level count")? as usize, fields.u32("an item count")? as usize);
+    let sid = fields.u16s(levels, "codes")?;
+    let ids = fields.u64s(items, "item ids")?;
+    Ok(Entry { sid, items: ids.into_iter().map(|id| Item { id, key: None, title: None }).collect() })
+}
+
+fn read_lists(fields: &mut Fields<'_>) -> Result<Vec<Ranked>, WireError> {
+    let count = fields.count(8, "lists")?;
+    let mut results = Vec::with_capacity(count);
+    for _ in 0..count {
+        let score = fields.f32("a score")?;
+        let entries = fields.count(8, "entries")?;
+        let list = (0..entries).map(|_| read_entry(fields)).collect::<Result<_, _>>()?;
+        results.push(Ranked { score, list, ..Ranked::default() });
+    }
+    Ok(results)
 }
 
 fn read_log_probs(mut fields: Fields<'_>, results: &mut [Ranked]) -> Result<(), WireError> {

@@ -98,6 +98,8 @@ tags! {
     TriggerId = 0x0110 "TRIGGER_ID",
     /// RECOMMEND: the trigger item as string key.
     TriggerKey = 0x0112 "TRIGGER_KEY",
+    /// RECOMMEND: semantic IDs of a list.
+    List = 0x0111 "LIST",
     /// RECOMMENDATION: unknown items, prompt tokens.
     Summary = 0x0200 "SUMMARY",
     /// RECOMMENDATION: semantic IDs, scores, items.
@@ -116,6 +118,8 @@ tags! {
     InstructionsUsed = 0x0207 "INSTRUCTIONS_USED",
     /// RECOMMENDATION: which weights computed it.
     Policy = 0x020a "POLICY",
+    /// RECOMMENDATION: lists of semantic IDs with their items, in place of RESULTS.
+    Lists = 0x0209 "LISTS",
     /// REFUSAL: code and message.
     Reason = 0x0300 "REASON",
     /// ERROR: code and message.

@@ -18,6 +18,9 @@ use crate::search::{SearchPlan, Searcher};
 /// Manifests with different numbers of steps, and their catalogues.
 pub const EXPORTS: [&str; 3] = ["qwen3-gqa", "t5-end-penalty", "t5-small-catalog"];
 
+/// Semantic IDs of the longest list that scenarios ask for.
+pub const LONGEST_LIST: usize = 3;
+
 /// Manifest and catalogue of one of [`EXPORTS`]; read once.
 pub fn export(which: usize) -> &'static (Manifest, Arc<Catalog>) {
     static READ: [OnceLock<(Manifest, Arc<Catalog>)>; EXPORTS.len()] = [const { OnceLock::new() }; EXPORTS.len()];
@@ -49,7 +52,8 @@ pub fn snapshots(which: usize) -> &'static [Arc<Snapshot>] {
 pub fn searcher(which: usize, rows: usize, device: &mut dyn Device) -> Searcher {
     let (manifest, catalog) = export(which);
     let head = TensorView::owned("head", vec![1, 1], vec![0.0]);
-    Searcher::load(SearchPlan::new(manifest), manifest, head.into(), catalog, rows, device).unwrap()
+    Searcher::load(SearchPlan::new(manifest).with_lists(LONGEST_LIST), manifest, head.into(), catalog, rows, device)
+        .unwrap()
 }
 
 const TENSOR: Tensor = Tensor { buffer: 0, rows: 0, first_col: 0, cols: 0, stride: 0, dtype: Dtype::F32 };
@@ -150,17 +154,23 @@ impl Device for FakeDevice {
         let world = world.on(self.policy);
         let (lane, step) = match (args.rows, args.target) {
             (Rows::Requests(lane), Target::Level(0)) => (lane, 0),
-            (Rows::Beams(lane), Target::Level(level)) if level > 0 => (lane, level),
-            // Which end token it is shows only in the selection that follows.
-            (Rows::Beams(lane), Target::Token(_)) => (lane, world.step_of(lane.0 as usize)),
+            // Which semantic ID of a list and which end token it is shows only in the selection that follows.
+            (Rows::Beams(lane), _) => (lane, world.step_of(lane.0 as usize)),
             other => panic!("{other:?}"),
         };
-        assert_eq!(matches!(args.target, Target::Level(_)), world.is_level(step));
+        let level = match args.target {
+            Target::Level(level) => Some(level),
+            Target::Token(_) => None,
+        };
+        assert_eq!(level, world.level_of(lane.0 as usize, step));
         world.step(lane.0 as usize, step, 1)
     }
 
     fn expand_select(&mut self, args: &ExpandArgs) -> Result<(), DeviceError> {
-        self.world.lock().on(self.policy).step(args.lane.0 as usize, args.level, 2)
+        let mut world = self.world.lock();
+        let world = world.on(self.policy);
+        let step = world.first_step(args.item) + args.level;
+        world.step(args.lane.0 as usize, step, 2)
     }
 
     fn force_token(&mut self, args: &ForceArgs) -> Result<(), DeviceError> {

@@ -22,7 +22,7 @@ use crate::schedule::instructions::DecoderPrompt;
 use crate::schedule::resolve::Resolved;
 use crate::schedule::stats::Stats;
 use crate::schedule::ticket::Ticket;
-use fakes::{FakeDevice, FakeModel, searcher, snapshots};
+use fakes::{FakeDevice, FakeModel, LONGEST_LIST, searcher, snapshots};
 use scenario::{PATIENT, Planned, PlannedSwap, Scenario};
 use world::{Known, Shared, World, prompt};
 
@@ -134,7 +134,8 @@ impl Simulation {
         let known = |planned: &Planned| {
             let allowed = snapshots(scenario.export)[planned.snapshot].allowed(None);
             let mask = allowed.ok().flatten().map(|allowed| Arc::clone(allowed.nodes()));
-            Known { tokens: planned.tokens, beams: planned.beams, mask, ..Known::default() }
+            let items = planned.list.unwrap_or(1) as usize;
+            Known { tokens: planned.tokens, beams: planned.beams, items, mask, ..Known::default() }
         };
         world.lock().known = scenario.requests.iter().map(known).collect();
         let asked = |planned: &Planned| Asked {
@@ -227,6 +228,7 @@ impl Simulation {
                 with_text: false,
                 sampling: None,
                 log_probs: false,
+                list: asked.planned.list,
                 denied: Vec::new(),
                 banned_nodes: vec![vec![id as u32]],
                 allowed: snapshot.allowed(None).unwrap().cloned(),
@@ -289,7 +291,8 @@ impl Simulation {
         self.open.retain(|id| world.known[*id].answers.is_empty());
         assert!(was_idle || world.ops > ops || self.open.len() < open, "a turn did nothing while somebody waited");
         // Only a batch or a cohort that serves others keeps on with somebody who has stopped waiting.
-        let most = self.scenario.shape.stages.max(self.scenario.shape.steps + 3) + 1;
+        let shape = &self.scenario.shape;
+        let most = shape.stages.max(LONGEST_LIST * shape.levels + shape.end + 3) + 1;
         for id in &self.open {
             assert!(self.asked[*id].turns_stopped <= most, "request {id} is kept although nobody waits for it");
         }
@@ -364,7 +367,10 @@ impl Simulation {
             assert_in_order("prefill", batch.members.iter().map(|member| deadline(&member.0)).max(), left);
         }
         for search in core.searches.iter().flatten().filter(|search| search.step == 1) {
-            assert_in_order("cohorts", search.slots.iter().map(deadline).max(), core.ready.iter().map(deadline).min());
+            // Of those whose lists are as long: others could not have joined.
+            let items = |slot: &u32| core.slots[*slot as usize].as_ref().unwrap().resolved.items();
+            let left = core.ready.iter().filter(|slot| items(slot) == items(&search.slots[0]));
+            assert_in_order("cohorts", search.slots.iter().map(deadline).max(), left.map(deadline).min());
         }
     }
 

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use super::fakes::{EXPORTS, export, snapshots};
+use super::fakes::{EXPORTS, LONGEST_LIST, export, snapshots};
 use super::world::{Seeded, Shape, Temper};
-use crate::search::SearchPlan;
 
 /// One request to come.
 #[derive(Clone, Debug)]
@@ -12,6 +11,8 @@ pub struct Planned {
     pub at: Duration,
     pub tokens: usize,
     pub beams: usize,
+    /// Semantic IDs of the lists that it asks for; without, it asks for none.
+    pub list: Option<u32>,
     pub allowed: Duration,
     pub cancel_at: Option<Duration>,
     /// Number of the snapshot that it is resolved with.
@@ -96,7 +97,7 @@ impl Scenario {
             }
             let cancel_at = (chance.below(6) == 0).then(|| at + Duration::from_micros(chance.below(5_000)));
             let allowed = Duration::from_micros(micros);
-            scenario.requests.push(Planned { at, tokens, beams, allowed, cancel_at, snapshot: 0 });
+            scenario.requests.push(Planned { at, tokens, beams, list: None, allowed, cancel_at, snapshot: 0 });
         }
         // Delistings come while requests are under way, more of them than there are slots for.
         let (mut newest, swaps) = (0, chance.below(3));
@@ -112,6 +113,11 @@ impl Scenario {
             scenario.swaps = ats.into_iter().map(|at| PlannedSwap { at, beside: chance.below(2) == 0 }).collect();
         }
         scenario.close_at = (chance.below(4) == 0).then(|| at.mul_f64(chance.below(100) as f64 / 100.0));
+        // Some traffic asks for lists, of several lengths at the same time.
+        let share = chance.pick(&[0, 0, 2, 4]);
+        for planned in &mut scenario.requests {
+            planned.list = (chance.below(4) < share).then(|| 1 + chance.below(LONGEST_LIST as u64) as u32);
+        }
         scenario
     }
 
@@ -132,7 +138,7 @@ impl Scenario {
                 prefix,
                 stages: 2,
                 levels: manifest.levels().len(),
-                steps: SearchPlan::new(manifest).steps(),
+                end: manifest.scored_end().len(),
             },
             temper: Temper { launch_ns: 100_000, token_ns: 1_000, row_ns: 500, ..Temper::default() },
             prefill_tokens,

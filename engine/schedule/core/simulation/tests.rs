@@ -132,7 +132,15 @@ fn the_patient_are_served_when_nothing_fails() {
 }
 
 fn every(gap: Duration, count: u32, tokens: usize, allowed: Duration) -> impl Iterator<Item = Planned> {
-    (0..count).map(move |n| Planned { at: gap * n, tokens, beams: 4, allowed, cancel_at: None, snapshot: 0 })
+    (0..count).map(move |n| Planned {
+        at: gap * n,
+        tokens,
+        beams: 4,
+        list: None,
+        allowed,
+        cancel_at: None,
+        snapshot: 0,
+    })
 }
 
 /// An endless stream of requests that are always more urgent: whoever can wait longer comes to be the most urgent in time.

@@ -48,7 +48,8 @@ pub struct Shape {
     pub prefix: Vec<u32>,
     pub stages: usize,
     pub levels: usize,
-    pub steps: usize,
+    /// Scored end tokens.
+    pub end: usize,
 }
 
 /// What operations take, and how often they fail.
@@ -78,6 +79,8 @@ pub struct Temper {
 pub struct Known {
     pub tokens: usize,
     pub beams: usize,
+    /// Semantic IDs of its lists; 0 is 1.
+    pub items: usize,
     /// What it is searched within.
     pub mask: Option<Arc<NodeMask>>,
     /// The weights that it began with.
@@ -115,6 +118,8 @@ struct Batch {
 struct Run {
     members: Vec<Member>,
     rows: u64,
+    /// Semantic IDs of its lists.
+    items: usize,
     step: usize,
     /// Operations of the step so far: hidden states, head, selection.
     phase: usize,
@@ -405,6 +410,8 @@ impl World {
             assert!(marked.is_none_or(|mark| *mark as usize == id), "the bans of {marked:?} came to request {id}");
             assert_eq!(slot.prefilled, self.known[id].tokens, "request {id} is searched before its prefill is done");
             assert_eq!(request.beams as usize, self.known[id].beams);
+            assert_eq!(request.items(), self.known[id].items.max(1), "request {id} is searched for other lists");
+            assert_eq!(request.items(), cohort.requests[0].items(), "two lengths of lists in a cohort");
             assert!(request.first_row >= row && request.beams > 0, "{request:?} after row {row}");
             row = request.first_row + request.beams;
             let mask = request.mask.and_then(|mask| self.masks[mask as usize].clone());
@@ -421,7 +428,8 @@ impl World {
             assert_eq!(self.prefixes[lane], slots, "decoder prefixes and requests are in the same order");
         }
         self.op("write_cohort", 500)?;
-        self.runs[lane] = Some(Run { members, rows: u64::from(row), step: 0, phase: 0 });
+        self.runs[lane] =
+            Some(Run { members, rows: u64::from(row), items: cohort.requests[0].items(), step: 0, phase: 0 });
         Ok(())
     }
 
@@ -443,9 +451,15 @@ impl World {
         self.runs[lane].as_ref().expect("a cohort was written").step
     }
 
-    /// Whether step `step` chooses a code or forces an end token.
-    pub fn is_level(&self, step: usize) -> bool {
-        step < self.shape.levels
+    /// The first step of semantic ID `item` of a list.
+    pub fn first_step(&self, item: usize) -> usize {
+        item * self.shape.levels
+    }
+
+    /// The level of which step `step` chooses a code; `None` if it forces an end token.
+    pub fn level_of(&self, lane: usize, step: usize) -> Option<usize> {
+        let items = self.runs[lane].as_ref().expect("a cohort was written").items;
+        (step < self.first_step(items)).then(|| step % self.shape.levels)
     }
 
     /// Whether a finished cohort's beams have arrived, as far as one can see without waiting: some not until the third look.
@@ -457,7 +471,8 @@ impl World {
     pub fn read_beams(&mut self, lane: usize) -> Result<Vec<Vec<Beam>>, DeviceError> {
         self.looked_at[lane] = 0;
         let run = self.runs[lane].take().expect("a cohort was written");
-        assert_eq!((run.step, run.phase), (self.shape.steps, 0), "read once, after the last step");
+        let steps = self.first_step(run.items) + self.shape.end;
+        assert_eq!((run.step, run.phase), (steps, 0), "read once, after the last step");
         self.op("read_beams", 1000)?;
         let now = self.now();
         let mut beams = Vec::new();
