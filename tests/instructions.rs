@@ -222,10 +222,10 @@ fn what_stands_beside_a_request_does_not_matter() {
     let exported = with_instructions();
     let kinds = |id: u64| {
         let mut instructions = Vec::new();
-        if id % 2 == 0 {
+        if id.is_multiple_of(2) {
             instructions.push(("mood".to_owned(), InstructionValue::Vector(vec![id as f32 * 0.1, 1.0, 2.0])));
         }
-        if id % 3 == 0 {
+        if id.is_multiple_of(3) {
             instructions.push(("did".to_owned(), InstructionValue::Id(40 + 10 * (id % 2) as u32)));
         }
         Request { scenario: [None, Some(3), Some(7)][id as usize % 3], instructions, ..request(id) }

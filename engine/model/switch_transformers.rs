@@ -46,7 +46,7 @@ fn config(checkpoint: &Checkpoint) -> Result<Config, ModelError> {
 /// in Hugging Face's configuration; without sparse layers that step is the number of layers.
 fn sparse_layers(reader: &ConfigReader, side: &str, layers: usize) -> Result<Vec<bool>, ModelError> {
     let sparse = reader.whole_or(&format!("num_sparse_{side}_layers"), 3)?;
-    let step = if sparse > 0 { layers / sparse } else { layers };
+    let step = layers.checked_div(sparse).unwrap_or(layers);
     let step = reader.whole_or(&format!("{side}_sparse_step"), step)?;
     Ok((0..layers).map(|layer| step == 1 || step > 1 && layer % step == 1).collect())
 }

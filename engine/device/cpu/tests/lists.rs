@@ -157,7 +157,7 @@ fn a_beam_as_wide_as_there_are_lists_finds_all_of_them() {
     for items in 1..=5 {
         check(&case, items);
         for (wish, allowed) in case.wishes.iter().zip([5usize, 4]) {
-            let found = select((Isa::Scalar, 1), &case, (items, 5), (Normalizer::Legal, &[wish.clone()]));
+            let found = select((Isa::Scalar, 1), &case, (items, 5), (Normalizer::Legal, std::slice::from_ref(wish)));
             let found: BTreeSet<List> = found[0].iter().map(|(list, _)| list.clone()).collect();
             let left: Vec<_> = sids.iter().filter(|sid| !wish.banned.contains(sid)).cloned().collect();
             let every = arrangements(&left, items);
