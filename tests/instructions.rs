@@ -1,21 +1,24 @@
 //! The decoder's prompt from the outside: an export with instructions against the same export whose decoder begins with the
 //! tokens that the instructions stand for.
 
+mod cli_support;
 mod common;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use cli_support::sidereal;
 use common::{engine, golden, prompt_request, small_limits};
 use safetensors::tensor::{Dtype as SavedDtype, TensorView};
 use serde_json::{Value, json};
 use sidereal::device::Dtype;
 use sidereal::export::Weights;
 use sidereal::request::{Answer, InstructionValue, ItemRef, Origin, Ranked, Recommendation, RefusalKind, Request};
-use sidereal::schedule::Engine;
+use sidereal::schedule::{DeviceChoice, DeviceKind, Engine, EngineConfig, StoreUse};
+use sidereal::store::StoreConfig;
 
 const TABLE: &str = "shared.weight";
 /// Tokens whose embeddings the instructions of `with_instructions` are.
@@ -308,6 +311,58 @@ fn a_scenario_may_require_an_instruction() {
     // The file says which scenarios there are.
     let refusal = engine.recommend(Request { scenario: Some(7), ..request(1) }).unwrap_err();
     assert!(refusal.kind == RefusalKind::Unsupported && refusal.message.contains("scenario 7"), "{refusal}");
+}
+
+#[test]
+fn the_store_gives_what_the_request_does_not() {
+    let (exported, folder) = (with_instructions(), tempfile::tempdir().unwrap());
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    // The near-line writer is another process, before and while the server reads.
+    let load = |records: &[Value]| {
+        let text: String = records.iter().map(|record| format!("{record}\n")).collect();
+        std::fs::write(path("records.jsonl"), text).unwrap();
+        let load = ["instructions", "load", &path("records.jsonl"), "--store", &path("store"), "--name", "mood"];
+        sidereal(&load).exits(0);
+    };
+    load(&[
+        json!({"user": "u", "version": 7, "vector": [1.0, 0.0, 0.0]}),
+        json!({"user": "u", "scenario": 3, "version": 8, "vector": [-1.0, 0.0, 0.0]}),
+        json!({"user": "old", "created_at": 1_000_000_000_000u64, "vector": [1.0, 0.0, 0.0]}),
+        json!({"user": "narrow", "vector": [1.0, 0.0]}),
+    ]);
+    let config = StoreConfig { max_age: Some(Duration::from_secs(3600)), ..StoreConfig::new(path("store")) };
+    let device = DeviceChoice { kind: DeviceKind::Cpu, threads: Some(1), ..DeviceChoice::default() };
+    let start = |exported: &tempfile::TempDir| {
+        let store = Some(StoreUse { config: config.clone(), budget: Duration::from_secs(60) });
+        let limits = small_limits();
+        Engine::start(&EngineConfig { device: device.clone(), limits, store, ..EngineConfig::new(exported.path()) })
+    };
+    let engine = start(&exported).unwrap();
+    let asked = |user: &str, scenario| Request { user: Some(user.into()), scenario, ..request(1) };
+    let mood = |request: Request| {
+        let answer = engine.recommend(request).unwrap();
+        (answer.instructions[1].origin, answer.instructions[1].version, bits(&answer))
+    };
+    let given = |value: f32, scenario| {
+        let instructions = vec![("mood".to_owned(), InstructionValue::Vector(vec![value, 0.0, 0.0]))];
+        mood(Request { instructions, ..asked("u", scenario) })
+    };
+    let (origin, version, found) = mood(asked("u", None));
+    assert_eq!((origin, version, &found), (Origin::Stored, Some(7), &given(1.0, None).2));
+    // A scenario's own record comes before the user's, and the request's before both.
+    let (origin, version, own) = mood(asked("u", Some(3)));
+    assert_eq!((origin, version, &own), (Origin::Stored, Some(8), &given(-1.0, Some(3)).2));
+    assert_eq!(given(0.5, None).0, Origin::Given);
+    let defaults = mood(request(1)).2;
+    for (user, origin) in [("nobody", Origin::Missing), ("old", Origin::Expired), ("narrow", Origin::Unusable)] {
+        assert_eq!(mood(asked(user, None)), (origin, None, defaults.clone()), "{user}");
+    }
+    load(&[json!({"user": "nobody", "version": 1, "vector": [1.0, 0.0, 0.0]})]);
+    assert_eq!(mood(asked("nobody", None)), (Origin::Stored, Some(1), found));
+    let counts = engine.stats();
+    assert_eq!((&counts["store"]["hits"], &counts["store"]["expired"]), (&json!(3), &json!(1)), "{counts}");
+    let plain = start(&with_prefix(&[0])).err().expect("nothing reads the store");
+    assert!(plain.to_string().contains("no instruction of this export comes from one"), "{plain}");
 }
 
 #[test]

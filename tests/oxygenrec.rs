@@ -90,3 +90,8 @@ fn check(name: &str) {
 fn instructions_before_a_t5() {
     check("instructions-t5");
 }
+
+#[test]
+fn instructions_before_experts() {
+    check("instructions");
+}

@@ -191,7 +191,8 @@ pub struct StoreUseArgs {
 impl StoreUseArgs {
     fn used(&self) -> Option<StoreUse> {
         let location = self.location.as_ref()?;
-        let config = StoreConfig { max_age: self.max_age, ..StoreConfig::new(location) };
+        // It may be filled later: the near-line pipeline need not start first.
+        let config = StoreConfig { max_age: self.max_age, create: true, ..StoreConfig::new(location) };
         Some(StoreUse { config, budget: self.budget.unwrap_or(Duration::from_millis(5)) })
     }
 }
